@@ -1,0 +1,65 @@
+"""Embank: embeds text, stores it and searches it inside a memory budget that holds.
+
+with embank.open("my.bank", memory="512MB") as bank:
+    notes = bank.collection("notes")
+    notes.add([{"id": "a1", "text": "Rivers carry silt."}])
+    for hit in notes.search("what do rivers carry?", k=5):
+        print(hit.score, hit.id, hit.text)
+
+Names are imported when they are first used, so that `import embank` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from embank.bank import Bank, Collection
+    from embank.bank import open_bank as open  # noqa: A004 -- embank.open reads as it does
+    from embank.embed.model import Model
+    from embank.errors import EmbankError
+    from embank.memory.governor import Governor
+    from embank.records import Document, Hit
+    from embank.system.log import get_logger
+
+_NAMES = {
+    "Bank": "embank.bank:Bank",
+    "Collection": "embank.bank:Collection",
+    "Document": "embank.records:Document",
+    "EmbankError": "embank.errors:EmbankError",
+    "Governor": "embank.memory.governor:Governor",
+    "Hit": "embank.records:Hit",
+    "Model": "embank.embed.model:Model",
+    "get_logger": "embank.system.log:get_logger",
+    "open": "embank.bank:open_bank",
+}
+
+__all__ = [
+    "Bank",
+    "Collection",
+    "Document",
+    "EmbankError",
+    "Governor",
+    "Hit",
+    "Model",
+    "get_logger",
+    "open",
+]
+
+
+def __getattr__(name: str) -> object:
+    path = _NAMES.get(name)
+    if path is None:
+        raise AttributeError(f"module 'embank' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, _, attribute = path.partition(":")
+    found: object = getattr(import_module(module), attribute)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMES])

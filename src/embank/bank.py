@@ -1,0 +1,327 @@
+"""Bank and Collection: what a user holds in the hand.
+
+`Collection` is a protocol: the commands are written against it, so that a client to a running server can stand in for
+a local bank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+
+from embank.engine import USER_SPACE, Engine, load_config
+from embank.errors import DocumentNotFound, InvalidInput
+from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
+from embank.records import Document, Hit
+from embank.search.settings import Mode
+from embank.source.protocol import Source
+from embank.store.collection import StoredCollection
+from embank.store.protocol import CollectionInfo, Float32, Space, StoredDocument
+
+if TYPE_CHECKING:
+    from embank.config import Config
+    from embank.embed.model import Model
+    from embank.events.stream import Stream
+    from embank.memory.governor import MemorySnapshot
+    from embank.store.audit import AuditRow
+
+DocumentLike = Document | Mapping[str, Any] | str
+"""A `Document`; a mapping with `text` and optionally `id` and `metadata`; or a text, known by the hash of itself."""
+
+Where = Mapping[str, Any]
+
+MAX_LIMIT = 100_000
+
+
+class Collection(Protocol):
+    """A collection of documents, wherever it is kept."""
+
+    @property
+    def name(self) -> str: ...
+
+    def add(
+        self,
+        documents: Iterable[DocumentLike],
+        *,
+        vectors: object = None,
+        space: str = "own",
+        on_progress: OnProgress | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> IngestReport: ...
+
+    def index(
+        self,
+        source: Source | Callable[[OnSkip], Source],
+        *,
+        prune: bool = False,
+        on_progress: OnProgress | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> IngestReport: ...
+
+    def get(self, ids: str | Sequence[str]) -> list[StoredDocument]: ...
+
+    def list(
+        self, *, limit: int = 100, after: str | None = None, where: Where | None = None
+    ) -> list[StoredDocument]: ...
+
+    def delete(self, ids: str | Sequence[str] | None = None, *, where: Where | None = None) -> int: ...
+
+    def search(
+        self,
+        query: str | None = None,
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        mode: Mode | None = None,
+        vector: object = None,
+    ) -> list[Hit]: ...
+
+    def count(self) -> int: ...
+
+    def stats(self) -> CollectionInfo | None: ...
+
+    def protect(self, *, protected: bool = True) -> None: ...
+
+
+class LocalCollection:
+    """A collection of a local bank. Thread-safe. It comes into being with its first document."""
+
+    def __init__(self, engine: Engine, stored: StoredCollection) -> None:
+        self._engine = engine
+        self._stored = stored
+
+    @property
+    def name(self) -> str:
+        return self._stored.name
+
+    def __repr__(self) -> str:
+        return f"Collection({self.name!r})"
+
+    def add(
+        self,
+        documents: Iterable[DocumentLike],
+        *,
+        vectors: object = None,
+        space: str = "own",
+        on_progress: OnProgress | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> IngestReport:
+        """Upsert documents by id; return when they are durable and visible.
+
+        Unchanged text is not embedded again; changed metadata alone is written without embedding. `vectors`, shape
+        (len(documents), dimension), are the caller's own: they are normalised, not embedded, and make the collection
+        one of the space `user:SPACE:DIMENSION`. An `InvalidInput` in a list means that nothing was written; from an
+        iterator, the windows before it are kept (`on_commit` was told of them).
+        """
+        if isinstance(documents, str | bytes | Mapping | Document):
+            raise InvalidInput("documents must be a list or another iterable of documents, not a single one")
+        if vectors is not None:
+            listed = [_document(each) for each in documents]
+            rows = _own_vectors(vectors, len(listed))
+            return add_vectors(self._stored, listed, rows, space=_user_space(space, rows.shape[1]))
+        pipeline = self._engine.pipeline(self._stored, on_progress=on_progress, on_commit=on_commit)
+        if isinstance(documents, Sequence):
+            return pipeline.add([_document(each) for each in documents])
+        return pipeline.add(_document(each) for each in documents)
+
+    def index(
+        self,
+        source: Source | Callable[[OnSkip], Source],
+        *,
+        prune: bool = False,
+        on_progress: OnProgress | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> IngestReport:
+        """Bring the collection in step with a source (or what makes one, given a callback for skipped items).
+
+        New and changed documents are embedded, unchanged ones are not; those that vanished from the source are kept
+        and counted, unless `prune`. May be stopped at any time and run again.
+        """
+        pipeline = self._engine.pipeline(self._stored, on_progress=on_progress, on_commit=on_commit)
+        if isinstance(source, Source):
+            made = source
+            return pipeline.index(lambda _: made, prune=prune)
+        return pipeline.index(source, prune=prune)
+
+    def get(self, ids: str | Sequence[str]) -> list[StoredDocument]:
+        """The documents of one or several ids, in that order; `DocumentNotFound` names those that are missing."""
+        wanted = [ids] if isinstance(ids, str) else list(ids)
+        found = self._stored.get(wanted)
+        missing = sorted(set(wanted) - {document.id for document in found})
+        if missing:
+            named = ", ".join(map(repr, missing[:5])) + (" …" if len(missing) > 5 else "")  # noqa: PLR2004 -- names a few
+            raise DocumentNotFound(f"collection {self.name!r} has no document {named}", ids=missing)
+        return found
+
+    def list(
+        self, *, limit: int = 100, after: str | None = None, where: Where | None = None
+    ) -> list[StoredDocument]:
+        """At most `limit` documents in the order of their ids; go on with `after` = the last id."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
+            raise InvalidInput(f"limit must be a whole number from 1 to {MAX_LIMIT}, not {limit!r}")
+        return self._stored.listing(limit=limit, after=after, where=where)
+
+    def delete(self, ids: str | Sequence[str] | None = None, *, where: Where | None = None) -> int:
+        """Delete by ids or by filter; return how many documents went. Ids that do not exist are fine."""
+        if (ids is None) == (where is None):
+            raise InvalidInput("delete takes either ids or where")
+        listed = [ids] if isinstance(ids, str) else list(ids or ())
+        return self._stored.delete(listed, where=where)
+
+    def search(
+        self,
+        query: str | None = None,
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        mode: Mode | None = None,
+        vector: object = None,
+    ) -> list[Hit]:
+        """The `k` best documents for a question in words, or for a `vector` of shape (dimension,); best first.
+
+        Sees everything acknowledged before it began. `mode` is hybrid (default), dense or lexical.
+        """
+        return self._engine.searcher(self._stored).search(query, vector=vector, k=k, where=where, mode=mode)
+
+    def count(self) -> int:
+        """Documents in it; one row is read, whatever the size."""
+        info = self._stored.info()
+        return 0 if info is None else info.documents
+
+    def stats(self) -> CollectionInfo | None:
+        """What is recorded of it; one row is read, whatever the size. `None` while it has never held a document."""
+        return self._stored.info()
+
+    def protect(self, *, protected: bool = True) -> None:
+        """Refuse from now on every change of documents that exist (or allow it again). New ones may be added."""
+        self._stored.protect(protected=protected)
+
+
+class Bank:
+    """An open bank: a context manager. Made by `embank.open`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def path(self) -> Path:
+        return self._engine.store.root
+
+    @property
+    def events(self) -> Stream:
+        """The stream of everything that happens in this bank."""
+        return self._engine.stream
+
+    @property
+    def config(self) -> Config:
+        return self._engine.config
+
+    def collection(self, name: str = "default") -> LocalCollection:
+        """The collection of that name; it comes into being with its first document."""
+        return LocalCollection(self._engine, self._engine.store.collection(name))
+
+    def collections(self) -> list[CollectionInfo]:
+        """What is recorded of each collection, by name."""
+        return self._engine.store.collections()
+
+    def memory(self) -> MemorySnapshot:
+        """Ledgers, rung and consumers, measured now."""
+        return self._engine.governor.snapshot()
+
+    def models(self) -> list[Any]:
+        """States of the models of this process."""
+        return list(self._engine.loader().states())
+
+    def audit(self, *, limit: int = 100) -> list[AuditRow]:
+        """The latest acts on record (deletions, protection), newest first."""
+        return self._engine.store.audit(limit=limit)
+
+    def release(self) -> int:
+        """Give back all memory that can be earned again; return the bytes freed, as measured. The bank stays open."""
+        return self._engine.release()
+
+    def close(self) -> None:
+        """Close the bank. What was acknowledged is safe whether or not this is ever called."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_bank(
+    path: str | Path,
+    *,
+    memory: str | int | None = None,
+    model: str | Model | None = None,
+    read_only: bool = False,
+    own_process: bool = False,
+    config: Config | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Bank:
+    """Open the bank at `path`, creating it if missing.
+
+    `memory` is the budget: bytes, "512MB" or "60%". `model` names a model or a model's folder, or is an object that
+    follows `Model`. `read_only` opens an existing bank beside a process that writes it. `own_process`: the process
+    exists for Embank alone, so that the budget holds for all of it. `flags` are further settings by their keys.
+    """
+    named = model if isinstance(model, str) else None
+    given = {"memory.budget": memory, "embed.model": named, **(flags or {})}
+    settings = config or load_config({key: value for key, value in given.items() if value is not None})
+    own = None if isinstance(model, str) else model
+    return Bank(Engine(Path(path), config=settings, read_only=read_only, own_process=own_process, model=own))
+
+
+def _document(given: DocumentLike) -> Document:
+    if isinstance(given, Document):
+        return given
+    if isinstance(given, str):
+        return Document(_content_id(given), given)
+    if not isinstance(given, Mapping):
+        raise InvalidInput(f"a document must be a mapping, a Document or a string, not {type(given).__name__}")
+    unknown = set(given) - {"id", "text", "metadata"}
+    if unknown:
+        raise InvalidInput(
+            f"a document has the keys id, text and metadata, not {', '.join(sorted(map(str, unknown)))}: "
+            f"put further values into metadata"
+        )
+    text = given.get("text", "")
+    name = given.get("id") if given.get("id") is not None else _content_id(text)
+    return Document(name, text, given.get("metadata") or {})  # type: ignore[arg-type] -- checked where it is written
+
+
+def _content_id(text: object) -> str:
+    if not isinstance(text, str):
+        raise InvalidInput(f"a document's text must be a string, not {type(text).__name__}")
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _own_vectors(vectors: object, count: int) -> Float32:
+    try:
+        rows = np.asarray(vectors, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"vectors must be rows of numbers of one length: {error}") from error
+    if rows.ndim != 2 or len(rows) != count or (count and not rows.shape[1]):  # noqa: PLR2004 -- rows and columns
+        raise InvalidInput(f"vectors must have one row for each of the {count} documents, not the shape {rows.shape}")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
+    if len(bad):
+        raise InvalidInput(f"vectors[{bad[0]}] holds a value that is not finite, or only zeros")
+    return np.asarray(rows / lengths, np.float32)
+
+
+def _user_space(name: str, dimension: int) -> Space:
+    if not name or ":" in name or not name.isprintable():
+        raise InvalidInput(f"{name!r} can't name a space of vectors: use printable characters, no colon")
+    return Space(f"{USER_SPACE}{name}:{dimension}", dimension, None)
+
+

@@ -1,0 +1,1 @@
+"""From text to vectors: models behind one protocol, batched by padded tokens, loaded once."""

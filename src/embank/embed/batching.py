@@ -1,0 +1,151 @@
+"""From texts to vectors: windows, duplicates, batches of padded tokens, reservations, and the last check.
+
+Model-independent: an `Engine` computes one padded batch; everything that makes it lean and right is here. Sorting a
+window by length and cutting it at a number of padded tokens is both the fastest and the leanest way to batch: padding
+costs as much as text, and a batch's memory is its rows times its longest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embank.embed.texts import checked_texts
+from embank.errors import EmbankError, EmbeddingFailed
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from embank.embed.engine import Budget, Engine, Publisher, TokenIds
+    from embank.embed.model import Kind, Vectors
+
+_WINDOW_TEXTS = 512
+_WINDOW_CHARACTERS = 2 << 20
+# Answers smaller than this are not worth a reservation of their own.
+_SMALL_ANSWER_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a call computed: `padded_tokens` is the sum over batches of rows times longest."""
+
+    tokens: int = 0
+    padded_tokens: int = 0
+
+
+def plan(lengths: Sequence[int], padded_tokens: int = 1024) -> list[npt.NDArray[np.intp]]:
+    """Batches of indices into `lengths`, longest first, each with rows times longest within `padded_tokens`.
+
+    Every index is in exactly one batch; a batch has at least one row, however long. Equal lengths keep their order.
+    """
+    if not lengths:
+        return []
+    array = np.asarray(lengths)
+    order = np.argsort(-array, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        rows = max(1, padded_tokens // max(1, int(array[order[start]])))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
+
+
+def embed(engine: Engine, texts: Sequence[str], kind: Kind, *, budget: Budget, publisher: Publisher) -> Vectors:
+    """L2-normalised float32 vectors of `texts`, in their order; publishes one `TextsEmbedded`.
+
+    Working memory is one window's token ids and one batch, whatever the number of texts. Raises `InvalidInput` for a
+    text that is none, `BudgetExceeded` when not even one row fits, `EmbeddingFailed` when the engine raises or answers
+    with the wrong shape or with values that can't be a direction. Thread-safe where the engine is.
+    """
+    from embank.events.kinds import TextsEmbedded  # noqa: PLC0415 — keeps importing this module cheap
+
+    started_s = time.perf_counter()
+    listed = checked_texts(texts)
+    dimension = engine.fingerprint.dimension
+    answer_bytes = len(listed) * dimension * 4
+    tally = Tally()
+    is_small = answer_bytes <= _SMALL_ANSWER_BYTES
+    with nullcontext() if is_small else budget.reserve("embedded vectors", answer_bytes):
+        vectors = np.empty((len(listed), dimension), dtype=np.float32)
+        for start, stop in _windows(listed):
+            _embed_window(engine, listed[start:stop], kind, budget, vectors[start:stop], start, tally)
+    name = engine.fingerprint.name
+    seconds = time.perf_counter() - started_s
+    publisher.publish(TextsEmbedded(name, len(listed), tally.tokens, tally.padded_tokens, seconds))
+    return vectors
+
+
+def _windows(texts: list[str]) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of bounded count and bounded size; one text may be larger than a window."""
+    start = 0
+    characters = 0
+    for index, text in enumerate(texts):
+        if index > start and (index - start == _WINDOW_TEXTS or characters + len(text) > _WINDOW_CHARACTERS):
+            yield start, index
+            start, characters = index, 0
+        characters += len(text)
+    if start < len(texts):
+        yield start, len(texts)
+
+
+def _embed_window(
+    engine: Engine, texts: list[str], kind: Kind, budget: Budget, out: Vectors, offset: int, tally: Tally
+) -> None:
+    """Fill `out` (a view of the answer, one row a text); equal texts are computed once."""
+    places: dict[str, int] = {}
+    owner = np.fromiter((places.setdefault(text, len(places)) for text in texts), dtype=np.intp, count=len(texts))
+    ids = engine.encode(list(places), kind)
+    lengths = [len(row) for row in ids]
+    distinct = np.empty((len(ids), out.shape[1]), dtype=np.float32)
+    for batch in plan(lengths, engine.batch_tokens):
+        distinct[batch] = _forward(engine, [ids[index] for index in batch], budget, tally)
+    norms = np.sqrt(np.einsum("ij,ij->i", distinct, distinct))
+    # One comparison finds NaN, infinity and zero: none of them is a direction, and none may leave this room.
+    bad = ~((norms > 0) & np.isfinite(norms))
+    if bad.any():
+        index = offset + int(np.flatnonzero(bad[owner])[0])
+        raise EmbeddingFailed(
+            f"the model {engine.fingerprint.name!r} answered texts[{index}] with a vector of norm "
+            f"{norms[owner[index - offset]]}",
+            model=engine.fingerprint.name,
+            index=index,
+        )
+    distinct /= norms[:, np.newaxis]
+    np.take(distinct, owner, axis=0, out=out)
+    tally.tokens += int(np.asarray(lengths)[owner].sum())
+
+
+def _forward(engine: Engine, batch: list[TokenIds], budget: Budget, tally: Tally) -> Vectors:
+    """One batch, in as many pieces as the bytes granted for it allow."""
+    rows, longest = len(batch), len(batch[0])
+    least_bytes = engine.batch_bytes(1, longest)
+    with budget.reserve("embed batch", engine.batch_bytes(rows, longest), least_bytes=least_bytes) as grant:
+        fitting = min(rows, max(1, grant.granted_bytes // least_bytes))
+        pieces = []
+        for start in range(0, rows, fitting):
+            piece = batch[start : start + fitting]
+            pieces.append(_checked_forward(engine, piece))
+            tally.padded_tokens += len(piece) * len(piece[0])
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _checked_forward(engine: Engine, piece: list[TokenIds]) -> Vectors:
+    name = engine.fingerprint.name
+    try:
+        vectors = engine.forward(piece)
+    except (EmbankError, MemoryError):
+        raise
+    except Exception as error:
+        raise EmbeddingFailed(f"the model {name!r} failed on {len(piece)} texts: {error}", model=name) from error
+    wanted = (len(piece), engine.fingerprint.dimension)
+    if vectors.shape != wanted:
+        raise EmbeddingFailed(
+            f"the model {name!r} answered with shape {vectors.shape} where {wanted} was due", model=name
+        )
+    return vectors

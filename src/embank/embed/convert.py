@@ -1,0 +1,165 @@
+"""The converting child: `python -m embank.embed.convert --source FOLDER --target FOLDER --precision int8`.
+
+Writes model.bin, config.json and vocabulary.json for CTranslate2 and a copy of the tokenizer into an existing, empty
+folder, with fsync, and prints JSON lines: `{"fraction", "step"}` as it goes, at last `{"done", "peak_bytes", "files"}`
+or `{"error", "fields"}` (exit status 3). It runs as a process of its own so that its memory is gone when it is done,
+and it imports numpy at most: neither ctranslate2 nor torch.
+
+Does not verify, name, lock or move anything: `embank.embed.converted` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from embank.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from embank.embed.ctformat import Precision
+    from embank.embed.folder import BertShape
+
+FAILED_STATUS = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from embank.memory import hygiene  # noqa: PLC0415 — the allocator is set before anything heavy is imported
+
+    hygiene.apply()
+    parser = argparse.ArgumentParser(prog="python -m embank.embed.convert", description=__doc__)
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--target", type=Path, required=True)
+    parser.add_argument("--precision", choices=("int8", "float32"), required=True)
+    given = parser.parse_args(arguments)
+    peak = _Peak()
+    try:
+        files = convert(given.source, given.target, given.precision, on_progress=_reporter(peak))
+    except ModelFileError as error:
+        _say(error=error.message, fields={key: str(value) for key, value in error.fields.items()})
+        return FAILED_STATUS
+    _say(done=True, peak_bytes=peak.sampled(), files=files)
+    return 0
+
+
+def convert(
+    source: Path, target: Path, precision: Precision, *, on_progress: Callable[[float, str], None]
+) -> dict[str, dict[str, int | str]]:
+    """Convert `source` into the empty folder `target`; the bytes and the BLAKE2b-256 of each file written.
+
+    Raises `ModelFileError` when the source is damaged or of another architecture, `OSError` when the target can't be
+    written.
+    """
+    from embank.embed.ctformat import bert_variables, write_model  # noqa: PLC0415 — after `hygiene`, see `main`
+    from embank.embed.folder import TOKENIZER, WEIGHTS, read_shape  # noqa: PLC0415
+    from embank.embed.safetensors import SafetensorsFile  # noqa: PLC0415
+
+    shape = read_shape(source)
+    files = {}
+    with SafetensorsFile(source / WEIGHTS) as weights:
+        variables = bert_variables(shape, weights)
+        with _Written(target / "model.bin") as out:
+            write_model(out, weights, variables, precision, on_progress=on_progress)
+        files["model.bin"] = out.facts
+    for name, content in _companions(shape).items():
+        with _Written(target / name) as out:
+            out.write(content)
+        files[name] = out.facts
+    tokenizer = source / TOKENIZER
+    if not tokenizer.is_file():
+        raise ModelFileError(f"the model has no tokenizer: {tokenizer} is missing", path=str(tokenizer))
+    with tokenizer.open("rb") as given, _Written(target / TOKENIZER) as out:
+        shutil.copyfileobj(given, out)
+    files[TOKENIZER] = out.facts
+    return files
+
+
+def _companions(shape: BertShape) -> dict[str, bytes]:
+    """config.json and vocabulary.json.
+
+    CTranslate2 translates token strings by the vocabulary, which Embank never has it do: it hands over ids. So one
+    token is listed, which saves 4 MB of memory in every process that loads a model of 30,000 words.
+    """
+    config = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "layer_norm_epsilon": shape.layer_norm_epsilon,
+        "multi_query_attention": False,
+        "unk_token": "[UNK]",
+    }
+    return {
+        "config.json": (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
+        "vocabulary.json": json.dumps(["[UNK]"], indent=2).encode(),
+    }
+
+
+class _Written:
+    """A new file that hashes what is written to it and is on the disk when the context ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] = path.open("xb", buffering=1 << 16)
+        self._digest = hashlib.blake2b(digest_size=32)
+        self._bytes = 0
+        self.facts: dict[str, int | str] = {}
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self.facts = {"bytes": self._bytes, "blake2b": self._digest.hexdigest()}
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._digest.update(data)
+        written = self._file.write(data)
+        self._bytes += written
+        return written
+
+
+class _Peak:
+    """The most anonymous memory seen, read between variables. The kernel keeps no high-water mark of it."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def sampled(self) -> int:
+        try:
+            with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 — called a hundred times
+                line = next((line for line in status if line.startswith("RssAnon")), None)
+        except OSError:
+            return self._bytes  # no /proc: the parent reports 0, which says "not measured"
+        if line is not None:
+            self._bytes = max(self._bytes, int(line.split()[1]) * 1024)
+        return self._bytes
+
+
+def _reporter(peak: _Peak) -> Callable[[float, str], None]:
+    """Prints a line for each hundredth that was done, and samples the peak at every variable."""
+    last = -1
+
+    def report(fraction: float, step: str) -> None:
+        nonlocal last
+        peak.sampled()
+        if int(fraction * 100) > last:
+            last = int(fraction * 100)
+            _say(fraction=round(fraction, 3), step=step)
+
+    return report
+
+
+def _say(**fields: object) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

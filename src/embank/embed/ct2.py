@@ -1,0 +1,178 @@
+"""The CTranslate2 engine: the BERT family on a CPU, int8 with a scale a row or float32.
+
+Covers opening a converted model (and having it converted), computing one padded batch, pooling. The runtime scales
+each row of the activations for itself, so that a text's vector does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embank.embed import batching
+from embank.embed.converted import ensure_converted
+from embank.embed.engine import Unheard
+from embank.embed.folder import TOKENIZER, WEIGHTS
+from embank.embed.manifest import Manifest, size_bytes
+from embank.embed.model import Fingerprint
+from embank.embed.tokens import Tokens
+from embank.embed.verify import check_against_reference
+from embank.errors import EmbeddingFailed, InvalidInput, ModelFileError
+
+if TYPE_CHECKING:
+    from embank.embed.ctformat import Precision
+    from embank.embed.engine import Engine, LoadRequest, TokenIds
+    from embank.embed.model import Kind, Vectors
+
+# On a CPU, `int8` alone leaves the type of the rest to the runtime; a vector must not depend on its choice.
+_COMPUTE_TYPES: dict[Precision, str] = {"int8": "int8_float32", "float32": "float32"}
+# Measured on BERT tokenizers of 30,000 words: 7.8 MB for a file of 0.47 MB.
+_TOKENIZER_BYTES_A_FILE_BYTE = 17
+# The runtime's own state, threads and work buffers, beside the weights.
+_RUNTIME_BYTES = 6 << 20
+# float32 packs its weights for the matrix library beside the ones read.
+_LOADED_OVER_FILE: dict[Precision, float] = {"int8": 1.1, "float32": 1.25}
+
+
+def load(request: LoadRequest) -> Engine:
+    """Open the model of `request`, converting it first where needed.
+
+    Raises what `ensure_converted` raises, `InvalidInput` for dimensions that the model was not trained for, and
+    `ModelFileError` when the runtime refuses the files or this processor.
+    """
+    threads = request.settings.threads or len(os.sched_getaffinity(0))
+    batch_tokens = request.settings.padded_tokens
+
+    def verify(folder: Path, manifest: Manifest) -> None:
+        with request.budget.reserve(f"verify {request.name}", _loaded_bytes(manifest, request.precision)):
+            engine = Ct2Engine(folder, manifest, threads=threads, batch_tokens=batch_tokens)
+            try:
+                check_against_reference(
+                    request.name,
+                    request.precision,
+                    lambda texts: batching.embed(engine, texts, "passage", budget=request.budget, publisher=Unheard()),
+                )
+            finally:
+                engine.close()
+
+    folder, manifest = ensure_converted(request, verify=verify)
+    dimension = manifest.description.dimension
+    if request.settings.dimensions not in (None, dimension):
+        raise InvalidInput(
+            f"the model {request.name!r} was not trained to be cut to {request.settings.dimensions} dimensions: "
+            f"leave embed.dimensions empty, or set it to {dimension}",
+            value=request.settings.dimensions,
+        )
+    request.on_progress(0.85, "opening")
+    with request.budget.reserve(f"load {request.name}", _loaded_bytes(manifest, request.precision)):
+        return Ct2Engine(folder, manifest, threads=threads, batch_tokens=batch_tokens)
+
+
+class Ct2Engine:
+    """An opened model. Thread-safe: the runtime queues concurrent batches; `close` must not overlap them."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int, batch_tokens: int) -> None:
+        description = manifest.description
+        self._precision: Precision = "int8" if manifest.precision == "int8" else "float32"
+        self._manifest = manifest
+        self._pooling = description.pooling
+        self._prefixes: dict[Kind, str] = {
+            "query": description.query_prefix,
+            "passage": description.passage_prefix,
+        }
+        self.max_tokens = description.max_tokens
+        self.batch_tokens = batch_tokens
+        self.fingerprint = _fingerprint(manifest)
+        self._tokens: Tokens | None = Tokens(
+            folder / TOKENIZER, max_tokens=description.max_tokens, lower_case=description.lower_case
+        )
+        self._encoder = _open_encoder(folder, _COMPUTE_TYPES[self._precision], threads)
+
+    def encode(self, texts: Sequence[str], kind: Kind) -> list[TokenIds]:
+        return self._tokenizer().encode(texts, prefix=self._prefixes[kind])
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return self._tokenizer().count(texts)
+
+    def batch_bytes(self, rows: int, longest: int) -> int:
+        """Measured on MiniLM: states, the widest layer twice, and attention scores, in float32."""
+        shape = self._manifest.shape
+        token_bytes = 4 * (6 * shape.hidden + 2 * shape.intermediate) + 8 * shape.heads * longest
+        return rows * longest * token_bytes
+
+    def forward(self, batch: Sequence[TokenIds]) -> Vectors:
+        from ctranslate2 import StorageView  # noqa: PLC0415 — already imported by then
+
+        lengths = np.fromiter((len(ids) for ids in batch), dtype=np.int32, count=len(batch))
+        padded = np.zeros((len(batch), int(lengths.max())), dtype=np.int32)
+        for row, ids in zip(padded, batch, strict=True):
+            row[: len(ids)] = ids
+        encoder = self._encoder
+        if encoder is None:
+            raise EmbeddingFailed("the model is closed", model=self.fingerprint.name)
+        output = encoder.forward_batch(StorageView.from_array(padded), StorageView.from_array(lengths))
+        # A view of the runtime's memory: nothing is copied but the pooled rows.
+        states = np.asarray(output.last_hidden_state)
+        if states.shape[:2] != padded.shape or states.dtype != np.float32:
+            raise EmbeddingFailed(
+                f"the runtime answered {states.dtype} of shape {states.shape} for ids of shape {padded.shape}",
+                model=self.fingerprint.name,
+            )
+        if self._pooling == "cls":
+            return np.array(states[:, 0])
+        vectors = np.empty((len(batch), states.shape[2]), dtype=np.float32)
+        for row, length in enumerate(lengths):
+            # Only what is text: the states of padding hold anything, and must not so much as be multiplied by zero.
+            states[row, :length].mean(axis=0, out=vectors[row])
+        return vectors
+
+    def used_bytes(self) -> int:
+        return _loaded_bytes(self._manifest, self._precision) if self._encoder is not None else 0
+
+    def close(self) -> None:
+        """Give the weights back. What the allocator does with them is the governor's affair."""
+        encoder, self._encoder, self._tokens = self._encoder, None, None
+        if encoder is not None:
+            encoder.unload_model()
+
+    def _tokenizer(self) -> Tokens:
+        if self._tokens is None:
+            raise EmbeddingFailed("the model is closed", model=self.fingerprint.name)
+        return self._tokens
+
+
+def _open_encoder(folder: Path, compute_type: str, threads: int) -> Any:
+    import ctranslate2  # noqa: PLC0415 — heavy
+
+    try:
+        return ctranslate2.Encoder(
+            str(folder), device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=threads
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ModelFileError(f"CTranslate2 can't open {folder} as {compute_type}: {error}", path=str(folder)) from error
+
+
+def _loaded_bytes(manifest: Manifest, precision: Precision) -> int:
+    weights = size_bytes(manifest, "model.bin") * _LOADED_OVER_FILE[precision]
+    return int(weights) + size_bytes(manifest, TOKENIZER) * _TOKENIZER_BYTES_A_FILE_BYTE + _RUNTIME_BYTES
+
+
+def _fingerprint(manifest: Manifest) -> Fingerprint:
+    description = manifest.description
+    return Fingerprint(
+        name=manifest.name,
+        weights=manifest.sources[WEIGHTS],
+        tokenizer=manifest.sources[TOKENIZER],
+        pooling=description.pooling,
+        normalized=True,
+        dimension=description.dimension,
+        engine="ct2",
+        precision=manifest.precision,
+        quantization="row-int8" if manifest.precision == "int8" else "none",
+        query_prefix=description.query_prefix,
+        passage_prefix=description.passage_prefix,
+    )

@@ -1,0 +1,129 @@
+"""What stands between batching and a runtime: one padded batch in, one row of numbers a text out.
+
+An engine knows token ids and arithmetic. It knows nothing of budgets, windows, duplicates, normalisation or events:
+`embank.embed.batching` does that once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from embank.embed.catalog import KnownModel
+    from embank.embed.ctformat import Precision
+    from embank.embed.model import Fingerprint, Kind, Vectors
+    from embank.embed.settings import Settings
+    from embank.events.kinds import Event
+
+    TokenIds = npt.NDArray[np.int32]
+    """int32, shape (tokens,): one text's ids with its special tokens, already truncated."""
+
+OnProgress = Callable[[float, str], None]
+"""Told the fraction done, 0 to 1, and the step in words."""
+
+
+class Grant(Protocol):
+    """Bytes promised by a budget, given back when the context ends."""
+
+    @property
+    def granted_bytes(self) -> int: ...
+
+
+class Budget(Protocol):
+    """The part of the memory governor that embedding uses."""
+
+    def reserve(
+        self, what: str, wanted_bytes: int, *, least_bytes: int | None = None
+    ) -> AbstractContextManager[Grant]: ...
+
+
+class Publisher(Protocol):
+    """The part of the event stream that embedding uses."""
+
+    def publish(self, event: Event) -> object: ...
+
+
+class Engine(Protocol):
+    """A loaded model. Thread-safe but for `close`, which is called when nobody uses it."""
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text it computes, with special tokens; longer ones are truncated."""
+        ...
+
+    @property
+    def batch_tokens(self) -> int:
+        """Rows times the longest text that one batch may have."""
+        ...
+
+    def encode(self, texts: Sequence[str], kind: Kind) -> list[TokenIds]:
+        """Token ids of each text, at least one, after the prefix for its kind."""
+        ...
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, untruncated, without special tokens and prefix."""
+        ...
+
+    def batch_bytes(self, rows: int, longest: int) -> int:
+        """Working memory that a batch takes. Proportional to `rows`."""
+        ...
+
+    def forward(self, batch: Sequence[TokenIds]) -> Vectors:
+        """float32 (rows, dimension), pooled, of any norm, for texts sorted by falling length. Owns its memory."""
+        ...
+
+    def used_bytes(self) -> int:
+        """Estimate of the anonymous memory that the loaded model holds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """All that an engine's `load` is told. `folder` holds the source files; None: only a converted copy may be here."""
+
+    name: str
+    folder: Path | None
+    known: KnownModel | None
+    precision: Precision
+    settings: Settings
+    models_directory: Path
+    budget: Budget
+    publisher: Publisher
+    on_progress: OnProgress
+
+
+class Unbudgeted:
+    """Grants everything: for a model used alone, without a governor."""
+
+    def reserve(self, what: str, wanted_bytes: int, *, least_bytes: int | None = None) -> AbstractContextManager[Grant]:  # noqa: ARG002 — the protocol's
+        return _Granted(wanted_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    granted_bytes: int
+
+    def __enter__(self) -> _Granted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class Unheard:
+    """Publishes to nobody."""
+
+    def publish(self, event: Event) -> None: ...

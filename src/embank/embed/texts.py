@@ -1,0 +1,42 @@
+"""What a model accepts as text. Covers types and encodability; length is the model's own affair (it truncates)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from embank.errors import InvalidInput
+
+
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list, each a `str` that UTF-8 can encode.
+
+    Empty and whitespace texts are allowed: a model answers with the vector of its special tokens alone. A bare string
+    is refused, since iterating it would embed its characters. Raises `InvalidInput` with the index of the first bad one.
+    """
+    if isinstance(texts, (str, bytes)):
+        kind = type(texts).__name__
+        raise InvalidInput(f"texts must be a sequence of strings, not one {kind}: wrap it in a list", value=kind)
+    listed = list(texts)
+    for index, text in enumerate(listed):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise InvalidInput(f"texts[{index}] is {kind}, not str", index=index, value=kind)
+    try:
+        "".join(listed).encode()  # one pass at C speed; the slow search below runs only when it failed
+    except UnicodeEncodeError:
+        # Joining can only create an error (never hide one): every lone surrogate is still alone among its neighbours.
+        _raise_first_surrogate(listed)
+    return listed
+
+
+def _raise_first_surrogate(texts: list[str]) -> None:
+    for index, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"texts[{index}] has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, "
+                "which no encoding can carry: clean it with text.encode('utf-8', 'replace').decode()",
+                index=index,
+                position=error.start,
+            ) from error

@@ -1,0 +1,139 @@
+"""A model's tokenizer: ids for the engine, counts for whoever cuts text.
+
+Wraps the `tokenizers` library. Special tokens and truncation are added here rather than by the library, whose
+truncation keeps what it cut off: a text of a megabyte would cost 100 bytes a token for nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embank.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+    from embank.embed.engine import TokenIds
+
+# The library's encodings take about 100 bytes a token: they are made for few texts at a time and dropped.
+_GROUP_TEXTS = 64
+_GROUP_CHARACTERS = 1 << 17
+# Beyond this, only as much of a text is read as can matter; see `Tokens.encode`.
+_LEAST_READ_CHARACTERS = 1 << 16
+_READ_CHARACTERS_A_TOKEN = 16
+
+# Where a long text may be cut without changing its tokens: a single blank between two words.
+_WORD_GAP = re.compile(r"(?<=\S) (?=\S)")
+
+
+class Tokens:
+    """Encodes and counts. Thread-safe: nothing changes after construction.
+
+    `special=False` gives bare tokens; then a text without any token gets the tokenizer's first special token, so that
+    every text has a vector. Raises `ModelFileError` when the file is missing or no tokenizer.
+    """
+
+    def __init__(self, path: Path, *, max_tokens: int, special: bool = True, lower_case: bool = False) -> None:
+        self._tokenizer = _load(path)
+        self._max_tokens = max_tokens
+        self._lower_case = lower_case
+        self._before, self._after = _special_ids(self._tokenizer)
+        self._fallback = (self._before or self._after or (0,))[:1]
+        if not special:
+            self._before, self._after = (), ()
+        self._read_characters = max(_LEAST_READ_CHARACTERS, _READ_CHARACTERS_A_TOKEN * max_tokens)
+        self.file_bytes = path.stat().st_size
+
+    def encode(self, texts: Sequence[str], *, prefix: str = "") -> list[TokenIds]:
+        """int32 ids of each text, with special tokens, at most `max_tokens`, never empty.
+
+        Of a text longer than 65,536 characters (or 16 a token, where that is more) the rest is not read: a text whose
+        first tokens stand behind that many blanks is cut short.
+        """
+        room = self._max_tokens - len(self._before) - len(self._after)
+        cut = self._read_characters
+        found = []
+        for encoding in self._encodings(prefix + text[:cut] for text in texts):
+            ids = (*self._before, *encoding.ids[:room], *self._after) or self._fallback
+            found.append(np.array(ids, dtype=np.int32))
+        return found
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without special tokens and untruncated.
+
+        A text of more than 65,536 characters is counted in parts, cut between words where there is a single blank: a
+        token more or less a part may result where there is none.
+        """
+        counts = [0] * len(texts)
+        owners = []
+        parts = []
+        for index, text in enumerate(texts):
+            for part in _parts(text, _LEAST_READ_CHARACTERS):
+                owners.append(index)
+                parts.append(part)
+        for owner, encoding in zip(owners, self._encodings(parts), strict=True):
+            counts[owner] += len(encoding)
+        return counts
+
+    def _encodings(self, texts: Iterable[str]) -> Iterator[Encoding]:
+        for group in _groups(text.lower() if self._lower_case else text for text in texts):
+            yield from self._tokenizer.encode_batch_fast(group, add_special_tokens=False)
+
+
+def _load(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer  # noqa: PLC0415 — 20 ms that only a loaded model pays
+
+    if not path.is_file():
+        raise ModelFileError(f"the model has no tokenizer: {path} is missing", path=str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelFileError(f"{path} is no tokenizer: {error}", path=str(path)) from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    # BPE and Unigram models remember up to 10,000 pieces of text for ever; WordPiece has no cache and no such method.
+    resize = getattr(tokenizer.model, "_resize_cache", None)
+    if resize is not None:
+        resize(0)
+    return tokenizer
+
+
+def _special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that the tokenizer's template puts before and after a text."""
+    bare = len(tokenizer.encode("a", add_special_tokens=False))
+    whole = tokenizer.encode("a")
+    ids, mask = whole.ids, whole.special_tokens_mask
+    before = mask.index(0) if 0 in mask else len(mask)
+    return tuple(ids[:before]), tuple(ids[before + bare :])
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    characters = 0
+    for text in texts:
+        if group and (len(group) == _GROUP_TEXTS or characters + len(text) > _GROUP_CHARACTERS):
+            yield group
+            group, characters = [], 0
+        group.append(text)
+        characters += len(text)
+    if group:
+        yield group
+
+
+def _parts(text: str, limit: int) -> Iterator[str]:
+    """The text in parts of at most `limit` characters, cut at the last single blank of the second half, if any."""
+    start = 0
+    while len(text) - start > limit:
+        gaps = [gap.start() for gap in _WORD_GAP.finditer(text, start + limit // 2, start + limit)]
+        if gaps:
+            yield text[start : gaps[-1]]
+            start = gaps[-1] + 1  # the blank itself is no token
+        else:
+            yield text[start : start + limit]
+            start += limit
+    yield text[start:]

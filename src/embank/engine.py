@@ -1,0 +1,177 @@
+"""Assembles the rooms from settings: wiring only. Each thing is made when it is first needed, and once."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embank import config as configuration
+from embank.chunk.splitters import Splitter
+from embank.config import Config
+from embank.embed.model import CountsTokens, Model
+from embank.errors import FingerprintMismatch
+from embank.events.stream import Stream
+from embank.memory.governor import Governor
+from embank.memory.meter import SystemMeter, machine_limit
+from embank.pipeline import OnCommit, OnProgress, Pipeline, approximate_tokens
+from embank.registry import SECTIONS
+from embank.search.searcher import Searcher
+from embank.store.collection import StoredCollection
+from embank.store.local import LocalStore
+from embank.store.protocol import CollectionInfo, Space
+from embank.system.clock import Clock, SystemClock
+from embank.system.files import Files
+
+if TYPE_CHECKING:
+    from embank.embed.loader import Loader
+    from embank.memory.meter import Meter
+
+
+def load_config(
+    flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Config:
+    """The settings of every room, from defaults, file, environment and flags."""
+    return configuration.load(SECTIONS, file=file, environ=os.environ if environ is None else environ, flags=flags)
+
+
+class Engine:
+    """The rooms of one open bank."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        config: Config,
+        read_only: bool,
+        own_process: bool,
+        model: Model | None = None,
+        clock: Clock | None = None,
+        meter: Meter | None = None,
+        files: Files | None = None,
+    ) -> None:
+        """Open the bank at `root`. In somebody else's process the memory held now does not count against the budget."""
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.stream = Stream()
+        meter = meter or SystemMeter()
+        memory = config.section("memory")
+        self.governor = Governor(
+            memory.budget.resolve(machine_limit()),
+            meter=meter,
+            clock=self.clock,
+            stream=self.stream,
+            baseline_bytes=0 if own_process else meter.read().tree_bytes,
+            settings=memory,
+        )
+        self.store = LocalStore(
+            root,
+            read_only=read_only,
+            settings=config.section("store"),
+            stream=self.stream,
+            governor=self.governor,
+            files=files,
+            clock=self.clock,
+        )
+        self._own_model = model
+        self._loader: Loader | None = None
+        self._guard = threading.Lock()
+
+    def loader(self) -> Loader:
+        """The one loader; importing it brings numpy and the tokenizers along."""
+        with self._guard:
+            if self._loader is None:
+                from embank.embed.loader import Loader
+
+                self._loader = Loader(self.config.section("embed"), governor=self.governor, stream=self.stream)
+            return self._loader
+
+    def default_model(self) -> Model:
+        """The model of new collections: the user's own, or the one that the settings name."""
+        if self._own_model is not None:
+            return self.loader().adopt(self._own_model)
+        return self.loader().get()
+
+    def model_for(self, info: CollectionInfo | None) -> Model | None:
+        """The model of a collection's vectors; `None` where they are the user's own."""
+        if info is None or info.fingerprint is None:
+            return self.default_model()
+        if info.fingerprint.startswith(USER_SPACE):
+            return None
+        if info.model is None or self._own_model is not None:
+            return self.default_model()
+        return self.loader().get(**json.loads(info.model))
+
+    def pipeline(
+        self,
+        collection: StoredCollection,
+        *,
+        on_progress: OnProgress | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> Pipeline:
+        """The write path into a collection, with the model that its vectors are of."""
+        info = collection.info()
+        model = self.model_for(info)
+        if model is None:
+            raise FingerprintMismatch(
+                f"collection {collection.name!r} holds vectors of your own ({info and info.fingerprint}): "
+                f"add documents with vectors=, or use another collection"
+            )
+        chunk = self.config.section("chunk")
+        counter = model.count_tokens if isinstance(model, CountsTokens) else approximate_tokens
+        # Two tokens of every text are the model's own: its beginning and its end.
+        splitter = Splitter(
+            counter, max_tokens=chunk.tokens(model.max_tokens - 2), overlap_tokens=chunk.overlap_tokens
+        )
+        return Pipeline(
+            collection,
+            model,
+            splitter,
+            space=Space(model.fingerprint, model.dimension, self._recipe(model)),
+            governor=self.governor,
+            stream=self.stream,
+            clock=self.clock,
+            on_progress=on_progress,
+            on_commit=on_commit,
+        )
+
+    def searcher(self, collection: StoredCollection) -> Searcher:
+        """The read path of a collection."""
+        return Searcher(
+            collection,
+            self.model_for,
+            settings=self.config.section("search"),
+            stream=self.stream,
+            clock=self.clock,
+        )
+
+    def release(self) -> int:
+        """Give back what can be given back: caches, writers' heaps, idle models, the allocator's hoard. Bytes freed."""
+        return self.governor.relieve(self.governor.snapshot().real_bytes)
+
+    def close(self) -> None:
+        """Close the store, unload the model, end the event stream."""
+        try:
+            self.store.close()
+        finally:
+            if self._loader is not None:
+                self._loader.close()
+            self.stream.close()
+
+    def _recipe(self, model: Model) -> str | None:
+        """How to load the model again, where the settings say so."""
+        if self._own_model is not None:
+            return None
+        embed = self.config.section("embed")
+        recipe: dict[str, Any] = {"name": embed.model, "precision": embed.precision}
+        if embed.dimensions is not None:
+            recipe["dimensions"] = embed.dimensions
+        return json.dumps(recipe)
+
+
+USER_SPACE = "user:"
+"""Fingerprints that begin so are of vectors that the user brings along: `user:NAME:DIMENSION`."""
+

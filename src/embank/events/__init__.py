@@ -1,0 +1,1 @@
+"""Everything that happens is one typed, frozen, past-tense event on a bounded stream."""

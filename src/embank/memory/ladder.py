@@ -1,0 +1,124 @@
+"""The ladder: which rung the pressure has reached, and which actions may be taken there. A pure state machine.
+
+Covers climbing, coming down, cool-downs, and not repeating what did not help. Does not measure, act, log or lock: the
+governor tells it pressures and what its actions changed; who shares it between threads guards it with a lock.
+
+The active rungs are always the lowest ones up to some height. Each rung has its own way down (hysteresis). The ladder
+climbs one rung at a step, and beyond the first only while pressure is not falling, so that what lower rungs did can
+show its effect. An action is not repeated within the cool-down; one that freed nothing is not repeated until pressure
+has risen above where it left it, or the rung was left and entered again.
+
+Pressure is the used part of the room between floor and budget: 0 at the floor, 1 at the budget, more above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embank.errors import InvalidInput
+from embank.system.clock import Clock
+
+_TOLERANCE = 0.005
+"""Pressure that differs by less is the same pressure: 0.5 % of the room, the noise of a process that does nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """Entered at pressure `enter` or more, left below `leave`. While it is active and `refuses`, no new work begins."""
+
+    name: str
+    enter: float
+    leave: float
+    refuses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What changed: rungs left (highest first), and the rung entered, if any."""
+
+    left: tuple[Rung, ...] = ()
+    entered: Rung | None = None
+
+
+class Ladder:
+    """See the module. Not thread-safe."""
+
+    def __init__(self, rungs: Sequence[Rung], *, cooldown_s: float, clock: Clock) -> None:
+        names = [rung.name for rung in rungs]
+        if not names or len(set(names)) < len(names):
+            raise InvalidInput(f"a ladder needs rungs of different names, not {names}", rungs=names)
+        self.rungs = tuple(rungs)
+        self._cooldown_s = cooldown_s
+        self._clock = clock
+        self._height = 0
+        self._last_pressure: float | None = None
+        self._acted_at_s: dict[tuple[str, str], float] = {}
+        self._futile_at: dict[tuple[str, str], float] = {}
+        """Pressure at which an action (rung, name) was found to free nothing."""
+
+    @property
+    def active(self) -> tuple[Rung, ...]:
+        """The active rungs, lowest first."""
+        return self.rungs[: self._height]
+
+    @property
+    def rung(self) -> Rung | None:
+        """The highest active rung."""
+        return self.rungs[self._height - 1] if self._height else None
+
+    @property
+    def refusing(self) -> bool:
+        """Whether new work is to be refused."""
+        return any(rung.refuses for rung in self.active)
+
+    def step(self, pressure: float) -> Step:
+        """Take the pressure as it is now: come down as far as it allows, or else climb at most one rung."""
+        left = self.ease(pressure).left
+        last, self._last_pressure = self._last_pressure, pressure
+        if left or self._height == len(self.rungs):
+            return Step(left=left)
+        candidate = self.rungs[self._height]
+        falling = last is not None and pressure < last - _TOLERANCE
+        if pressure < candidate.enter or (falling and self._height > 0):
+            return Step()
+        self._height += 1
+        return Step(entered=candidate)
+
+    def ease(self, pressure: float) -> Step:
+        """Come down as far as the pressure allows; never climb. May be called between steps, at any rate."""
+        left: list[Rung] = []
+        while self._height and pressure < self.rungs[self._height - 1].leave:
+            self._height -= 1
+            rung = self.rungs[self._height]
+            left.append(rung)
+            for key in [key for key in self._futile_at if key[0] == rung.name]:
+                del self._futile_at[key]
+        return Step(left=tuple(left))
+
+    def may_act(self, rung: Rung, action: str, pressure: float) -> bool:
+        """Whether this action of this rung is worth taking now."""
+        key = (rung.name, action)
+        if rung not in self.active:
+            return False
+        acted_at_s = self._acted_at_s.get(key)
+        if acted_at_s is not None and self._clock.monotonic() - acted_at_s < self._cooldown_s:
+            return False
+        futile_at = self._futile_at.get(key)
+        return futile_at is None or pressure > futile_at + _TOLERANCE
+
+    def acted(self, rung: Rung, action: str, *, before: float, after: float) -> bool:
+        """Note that an action was taken and what pressure was around it. Returns whether it helped."""
+        key = (rung.name, action)
+        self._acted_at_s[key] = self._clock.monotonic()
+        helped = before - after >= _TOLERANCE
+        if helped:
+            self._futile_at.pop(key, None)
+        elif rung in self.active:
+            self._futile_at[key] = after
+        return helped
+
+    def forget(self, rung_name: str, action: str) -> None:
+        """Drop what is known of an action that no longer exists, so that the tables stay as small as the house."""
+        self._acted_at_s.pop((rung_name, action), None)
+        self._futile_at.pop((rung_name, action), None)

@@ -1,0 +1,81 @@
+"""Settings of the memory room."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from embank.config import Section, Size
+from embank.memory.ladder import Rung
+
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A part of the room between floor and budget."""
+
+
+class Settings(Section):
+    """How much may be held, and when the governor acts. Shares are of the room between the floor and the budget."""
+
+    budget: Size = Size("60%")
+    """Memory that Embank may hold: 512MB, or a percentage of the tightest cgroup limit or else of the machine."""
+
+    release_at: Share = 0.70
+    """From here on, consumers are asked to release bytes, the cheapest to rebuild first."""
+
+    release_until: Share = 0.60
+    """Below here they are left alone again."""
+
+    trim_at: Share = 0.75
+    """From here on, garbage is collected and the allocator hands free pages back."""
+
+    trim_until: Share = 0.68
+    """Below here that ends."""
+
+    refuse_at: Share = 0.95
+    """From here on, new work is refused."""
+
+    refuse_until: Share = 0.80
+    """Below here it is accepted again."""
+
+    cooldown_s: float = Field(default=5.0, ge=0)
+    """The ladder takes the same action at most once in so many seconds."""
+
+    check_interval_s: float = Field(default=0.2, ge=0)
+    """The ladder looks at memory at most once in so many seconds, however often it is asked to."""
+
+    trim_interval_s: float = Field(default=1.0, ge=0)
+    """The allocator is trimmed at most once in so many seconds: a trim can stall other threads for 50 ms."""
+
+    trim_least: Size = Size("4MB")
+    """A trim must promise at least so much (bytes, or a percentage of the budget)."""
+
+    slow_release_s: float = Field(default=1.0, gt=0)
+    """A consumer that takes longer to release is logged and counted; others wait for it no longer than this."""
+
+    dry_run: bool = False
+    """Whether the ladder only says what it would do. Reservations stay within the budget all the same."""
+
+    def rungs(self) -> tuple[Rung, ...]:
+        """The ladder's rungs, lowest first."""
+        return (
+            Rung("release", enter=self.release_at, leave=self.release_until),
+            Rung("trim", enter=self.trim_at, leave=self.trim_until),
+            Rung("refuse", enter=self.refuse_at, leave=self.refuse_until, refuses=True),
+        )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        rungs = self.rungs()
+        for rung in rungs:
+            if rung.leave >= rung.enter:
+                raise ValueError(
+                    f"{rung.name}_until ({rung.leave:g}) must be below {rung.name}_at ({rung.enter:g}), so that memory "
+                    f"near the mark does not make the rung flicker"
+                )
+        for lower, upper in pairwise(rungs):
+            if lower.enter > upper.enter or lower.leave > upper.leave:
+                raise ValueError(
+                    f"{upper.name}_at and {upper.name}_until must not be below {lower.name}_at and {lower.name}_until"
+                )
+        return self

@@ -1,0 +1,148 @@
+"""Handing the allocator's free pages back to the operating system: `malloc_trim`, on glibc only.
+
+After a cache, a batch or a model is freed, glibc keeps the pages; a trim is what returns them (garbage collection alone
+gives back far less). It walks every arena with the arena's lock held, 50 ms at worst for other threads, so it runs
+rarely, and only where `mallinfo2` promises that it pays.
+
+Under jemalloc, tcmalloc, mimalloc, musl and macOS nothing is done: there glibc's heap is absent or unused, and those
+allocators return pages by themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from embank.system.clock import Clock
+
+if TYPE_CHECKING:
+    import ctypes
+
+_FOREIGN = {"mallctl": "jemalloc", "tc_version": "tcmalloc", "mi_version": "mimalloc"}
+"""A symbol that an allocator exports to the whole process when it has replaced the C library's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Whether a trim can do anything in this process; if not, `reason` says why. True or false in a condition."""
+
+    ok: bool
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@cache
+def supported() -> Support:
+    """Whether this process allocates with glibc. Looked up once: an allocator can't be changed in a running process."""
+    if sys.platform != "linux":
+        return Support(ok=False, reason=f"the allocator of {sys.platform} has no malloc_trim")
+    libc = _libc()
+    if not hasattr(libc, "gnu_get_libc_version") or not hasattr(libc, "malloc_trim"):
+        return Support(ok=False, reason="the C library is not glibc")
+    for symbol, name in _FOREIGN.items():
+        if hasattr(libc, symbol):
+            return Support(ok=False, reason=f"memory is allocated by {name}, which returns pages by itself")
+    return Support(ok=True)
+
+
+def trim() -> bool:
+    """Return free pages of every arena to the system. True where some were returned; False also where unsupported.
+
+    Thread-safe. Other threads that allocate meanwhile may wait for it.
+    """
+    return bool(supported()) and _libc().malloc_trim(0) == 1
+
+
+def free_bytes() -> int | None:
+    """Bytes that the allocator holds free, over all arenas: at most this much a trim could return.
+
+    Pages that an earlier trim returned from the middle of the heap still count as free until they are used again, so
+    the figure is what *could* pay, not what will. None where it can't be asked (no glibc, or one before 2.33).
+    """
+    if not supported() or not hasattr(_libc(), "mallinfo2"):
+        return None
+    mallinfo2 = _libc().mallinfo2
+    mallinfo2.restype = _mallinfo2_type()
+    return int(mallinfo2().fordblks)
+
+
+class Trimmer:
+    """Trims at most once in `interval_s`, and only where at least `least_bytes` have become free since the last time.
+
+    Thread-safe; while one thread trims, others are told False at once. `trim` and `free_bytes` can be replaced.
+    """
+
+    def __init__(
+        self,
+        *,
+        interval_s: float,
+        least_bytes: int,
+        clock: Clock,
+        trim: Callable[[], bool] = trim,
+        free_bytes: Callable[[], int | None] = free_bytes,
+    ) -> None:
+        self._interval_s = interval_s
+        self._least_bytes = least_bytes
+        self._clock = clock
+        self._trim = trim
+        self._free_bytes = free_bytes
+        self._busy = threading.Lock()
+        self._last_s: float | None = None
+        self._left_bytes = 0
+        self.trims = 0
+
+    def run(self) -> bool:
+        """Trim, if it is time and if it pays. Returns whether a trim was done (not whether it returned anything)."""
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            now_s = self._clock.monotonic()
+            if self._last_s is not None and now_s - self._last_s < self._interval_s:
+                return False
+            if not self._pays():
+                return False
+            self._trim()
+            self._last_s = now_s
+            self._left_bytes = self._free_bytes() or 0
+            self.trims += 1
+            return True
+        finally:
+            self._busy.release()
+
+    def _pays(self) -> bool:
+        free = self._free_bytes()
+        if free is None:
+            return True  # can't be asked: the interval alone limits it
+        # What the last trim left is fragments, or pages already returned. Less than that has since been used again.
+        self._left_bytes = min(self._left_bytes, free)
+        return free - self._left_bytes >= self._least_bytes
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    import ctypes  # 3 ms that only those who trim pay
+
+    return ctypes.CDLL(None)
+
+
+@cache
+def _mallinfo2_type() -> type[ctypes.Structure]:
+    import ctypes
+
+    class Mallinfo2(ctypes.Structure):
+        """`struct mallinfo2` of malloc.h, glibc 2.33 and later."""
+
+        _fields_ = tuple(
+            (name, ctypes.c_size_t)
+            for name in (
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+            )
+        )
+
+    return Mallinfo2

@@ -1,0 +1,333 @@
+"""The write path on one page: source -> chunk -> embed -> store, in bounded windows.
+
+A window of documents is compared with what the store holds; what changed is cut, embedded and committed as one batch.
+What is unchanged is never embedded again. Between windows nothing is pending: stopping there, by an error or Ctrl-C,
+loses at most the window under way, and running again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from embank.chunk.splitters import Splitter
+from embank.embed.model import Model
+from embank.errors import EmbeddingFailed, InvalidInput
+from embank.events.kinds import IngestProgressed, SourceItemSkipped
+from embank.events.stream import Stream
+from embank.memory.governor import Governor
+from embank.records import Chunk, Document
+from embank.source.protocol import Source
+from embank.store.collection import StoredCollection
+from embank.store.documents import check_document, encode_metadata
+from embank.store.origins import belongs_elsewhere
+from embank.store.protocol import Batch, Float32, Known, Space, Upsert
+from embank.store.sweep import Sweep
+from embank.system.clock import Clock
+
+WINDOW_DOCUMENTS = 256
+WINDOW_BYTES = 262_144
+MAX_SAMPLES = 100
+"""A window ends with the document that reaches either: enough texts to sort by length, and little to lose."""
+
+_UNREAD = {"unreadable", "undecodable", "changed", "vanished", "broken line", "oversized", "syntax error", "bad value"}
+"""Skips after which what an item gave before is kept: it is there, but could not be read now."""
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What a run did. Documents: `seen` = added + updated + relabeled + unchanged + duplicates + those skipped here.
+
+    `relabeled` had other metadata only; `duplicates` came again under an id of this very run, the last one stands;
+    `conflicts` would have overwritten another file's document of the same id and were left out. `vanished` are kept
+    unless pruned; `surplus` parts of a file that shrank are always removed. `skipped` counts reasons.
+    """
+
+    collection: str
+    seen: int = 0
+    added: int = 0
+    updated: int = 0
+    relabeled: int = 0
+    unchanged: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    vanished: int = 0
+    pruned: int = 0
+    surplus: int = 0
+    chunks: int = 0
+    commits: int = 0
+    bytes_done: int = 0
+    bytes_total: int | None = None
+    seconds: float = 0.0
+    skipped: dict[str, int] = field(default_factory=dict)
+    samples: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def embedded(self) -> int:
+        """Documents that were embedded."""
+        return self.added + self.updated
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "embedded": self.embedded}
+
+
+OnSkip = Callable[[str, str, str], None]
+"""Called with origin, reason and detail of everything that gives no document."""
+
+OnProgress = Callable[[IngestReport], None]
+"""Called after every window, in the ingesting thread, with the live report."""
+
+OnCommit = Callable[[Sequence[str]], None]
+"""Called with the ids of a batch as soon as they are durable and visible."""
+
+
+class Pipeline:
+    """Writes into one collection with one model. One run at a time."""
+
+    def __init__(
+        self,
+        collection: StoredCollection,
+        model: Model,
+        splitter: Splitter,
+        *,
+        space: Space,
+        governor: Governor,
+        stream: Stream,
+        clock: Clock,
+        on_progress: OnProgress | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> None:
+        self._collection = collection
+        self._model = model
+        self._splitter = splitter
+        self._space = space
+        self._governor = governor
+        self._stream = stream
+        self._clock = clock
+        self._on_progress = on_progress
+        self._on_commit = on_commit
+
+    def add(self, documents: Iterable[Document]) -> IngestReport:
+        """Upsert documents by id. A bad one raises `InvalidInput`: before anything is written if it is a sequence."""
+        if isinstance(documents, Sequence):
+            for document in documents:
+                check_document(document)
+        report = IngestReport(self._collection.name)
+        started = self._clock.monotonic()
+        for window in _windows(documents):
+            for document in window:
+                check_document(document)
+            report.seen += len(window)
+            self._write(window, report, root=None)
+            self._progress(report, started)
+        self._collection.catch_up()
+        return report
+
+    def index(self, open_source: Callable[[OnSkip], Source], *, prune: bool = False) -> IngestReport:
+        """Bring the collection in step with a source; `prune` deletes what the source no longer has.
+
+        `open_source` makes the source and is handed what the source must call for everything it skips. A document
+        that can't be kept is a counted skip, too.
+        """
+        report = IngestReport(self._collection.name)
+        held: set[str] = set()
+
+        def skip(origin: str, reason: str, detail: str) -> None:
+            self._skip(report, origin, reason, detail)
+            if reason in _UNREAD:
+                held.add(origin)
+
+        source = open_source(skip)
+        report.bytes_total = source.bytes_total
+        started = self._clock.monotonic()
+        with self._collection.sweep(source.root) as sweep:
+            for window in _windows(source.documents()):
+                report.seen += len(window)
+                usable = [document for document in window if _usable(document, skip)]
+                before = sweep.see([document.id for document in usable], [document.origin for document in usable])
+                report.duplicates += len(before)
+                self._write(usable, report, root=source.root, again=before)
+                report.bytes_done = source.report.bytes_done
+                sweep.hold(held)
+                held.clear()
+                self._progress(report, started)
+            report.bytes_done = source.report.bytes_done
+            sweep.hold(held)
+            self._sweep_up(sweep, report, prune=prune)
+        self._collection.catch_up(wholly=True)
+        self._progress(report, started)
+        return report
+
+    # --- one window ---
+
+    def _write(
+        self, window: Sequence[Document], report: IngestReport, *, root: str | None, again: Iterable[str] = ()
+    ) -> None:
+        """Embed and commit what changed of a window. Of several documents with one id the last stands."""
+        latest = {document.id: document for document in window}
+        report.duplicates += len(window) - len(latest)
+        known = self._collection.known(latest)
+        upserts, relabeled = [], []
+        repeated = set(again)
+        for document in latest.values():
+            held = known.get(document.id)
+            if held is not None and belongs_elsewhere(held, root, document):
+                report.conflicts += 1
+                self._skip(report, document.origin or document.id, "conflict", f"id held by {held.root}")
+                continue
+            digest = self._digest(document)
+            if held is None or held.digest != digest:
+                upserts.append(Upsert(document, digest, self._chunks(document)))
+                report.updated += held is not None and document.id not in repeated
+                report.added += held is None
+            elif _relabels(held, document, root):
+                relabeled.append(document)
+                report.relabeled += 1
+            else:
+                report.unchanged += document.id not in repeated
+        if upserts or relabeled:
+            self._commit(upserts, relabeled, root, report)
+
+    def _commit(
+        self, upserts: list[Upsert], relabeled: list[Document], root: str | None, report: IngestReport
+    ) -> None:
+        texts = [chunk.text for upsert in upserts for chunk in upsert.chunks]
+        # The vectors as they come and as they are stored, and the text once more as passages.
+        wanted = len(texts) * self._space.dimension * 6 + sum(map(len, texts))
+        with self._governor.reserve("a window of documents", wanted):
+            vectors = self._embed(texts)
+            self._collection.commit(Batch(root, upserts, vectors, relabeled), self._space)
+        report.chunks += len(texts)
+        report.commits += 1
+        if self._on_commit is not None:
+            self._on_commit([upsert.document.id for upsert in upserts] + [document.id for document in relabeled])
+
+    def _embed(self, texts: list[str]) -> Float32:
+        if not texts:
+            return np.empty((0, self._space.dimension), np.float32)
+        vectors = self._model.embed(texts, "passage")
+        if vectors.shape != (len(texts), self._space.dimension):
+            raise EmbeddingFailed(f"the model answered {vectors.shape} for {len(texts)} texts of {self._space.dimension}")
+        if not np.isfinite(vectors).all():
+            raise EmbeddingFailed("the model answered with values that are not finite")
+        return vectors
+
+    def _chunks(self, document: Document) -> list[Chunk]:
+        # A blank text has no passage, but the document is kept and can be got and listed.
+        return self._splitter.split(document.text)
+
+    def _digest(self, document: Document) -> bytes:
+        recipe = f"{self._splitter.recipe}\0".encode()
+        return hashlib.blake2b(recipe + document.text.encode(), digest_size=16).digest()
+
+    # --- around it ---
+
+    def _sweep_up(self, sweep: Sweep, report: IngestReport, *, prune: bool) -> None:
+        gone = sweep.gone()
+        report.vanished = len(gone.vanished)
+        if gone.surplus:
+            report.surplus = self._collection.delete(gone.surplus, act="remove surplus parts")
+        if prune and gone.vanished:
+            report.pruned = self._collection.delete(gone.vanished, act="prune")
+
+    def _skip(self, report: IngestReport, origin: str, reason: str, detail: str) -> None:
+        report.skipped[reason] = report.skipped.get(reason, 0) + 1
+        if len(report.samples) < MAX_SAMPLES:
+            report.samples.append((origin, reason, detail))
+        self._stream.publish(SourceItemSkipped(origin=origin, reason=reason, detail=detail))
+
+    def _progress(self, report: IngestReport, started: float) -> None:
+        report.seconds = self._clock.monotonic() - started
+        self._stream.publish(
+            IngestProgressed(
+                collection=report.collection,
+                seen=report.seen,
+                embedded=report.embedded,
+                unchanged=report.unchanged,
+                skipped=sum(report.skipped.values()),
+                chunks=report.chunks,
+                bytes_done=report.bytes_done,
+                bytes_total=report.bytes_total,
+                seconds=report.seconds,
+            )
+        )
+        if self._on_progress is not None:
+            self._on_progress(report)
+
+
+def add_vectors(
+    collection: StoredCollection, documents: Sequence[Document], vectors: Float32, *, space: Space
+) -> IngestReport:
+    """Upsert documents with the caller's own vectors: float32, normalised, shape (len(documents), space.dimension).
+
+    One passage a document, its whole text.
+    """
+    for document in documents:
+        check_document(document)
+    report = IngestReport(collection.name, seen=len(documents))
+    latest = {document.id: row for row, document in enumerate(documents)}
+    report.duplicates = len(documents) - len(latest)
+    rows = list(latest.values())
+    for first in range(0, len(rows), WINDOW_DOCUMENTS):
+        chosen = rows[first : first + WINDOW_DOCUMENTS]
+        known = collection.known(documents[row].id for row in chosen)
+        upserts, used, relabeled = [], [], []
+        for row in chosen:
+            document = documents[row]
+            digest = hashlib.blake2b(vectors[row].tobytes() + document.text.encode(), digest_size=16).digest()
+            held = known.get(document.id)
+            if held is None or held.digest != digest:
+                upserts.append(Upsert(document, digest, [Chunk(document.text, 0, len(document.text))]))
+                used.append(row)
+                report.updated += held is not None
+                report.added += held is None
+            elif _relabels(held, document, None):
+                relabeled.append(document)
+                report.relabeled += 1
+            else:
+                report.unchanged += 1
+        if upserts or relabeled:
+            collection.commit(Batch(None, upserts, vectors[used], relabeled), space)
+            report.chunks += len(used)
+            report.commits += 1
+    collection.catch_up()
+    return report
+
+
+def approximate_tokens(texts: Sequence[str]) -> list[int]:
+    """Stands in for the tokenizer of a model that can't count: one token for every three bytes begun.
+
+    Common tokenizers make fewer tokens than that of nearly any text, so that passages come out short, not cut off.
+    """
+    return [-(-len(text.encode()) // 3) for text in texts]
+
+
+def _windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    window: list[Document] = []
+    size = 0
+    for document in documents:
+        window.append(document)
+        size += len(document.text) if isinstance(document.text, str) else 0
+        if len(window) >= WINDOW_DOCUMENTS or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
+
+
+def _usable(document: Document, skip: OnSkip) -> bool:
+    try:
+        check_document(document)
+    except InvalidInput as error:
+        skip(document.origin or "", "bad value", str(error))
+        return False
+    return True
+
+
+def _relabels(held: Known, document: Document, root: str | None) -> bool:
+    return held.metadata != encode_metadata(document) or (held.root, held.origin) != (root, document.origin)

@@ -1,0 +1,51 @@
+"""The records that pass from room to room: what a source yields, what a splitter cuts, what a search returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Metadata = Mapping[str, Any]
+"""JSON-like: string keys; values are str, int, float, bool, None, or lists and mappings of those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with an identity, as a source yields it and a collection keeps it.
+
+    `origin` is the unit of the source that it came from (a file's path relative to the root); one origin may give many
+    documents (`path#part=N`, a docstring each). `None` for documents added by hand.
+    """
+
+    id: str
+    text: str
+    metadata: Metadata = field(default_factory=dict)
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage of a document: `text == document.text[start:end]`; offsets count code points."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result. `id` is the document's; `chunk`, `start` and `end` locate the passage `text` in it.
+
+    `score` is higher for better and comparable within one result list only. `scores` names the parts it came from.
+    """
+
+    id: str
+    score: float
+    text: str
+    metadata: Metadata
+    chunk: int
+    start: int
+    end: int
+    scores: Mapping[str, float] = field(default_factory=dict)
+    degraded: bool = False

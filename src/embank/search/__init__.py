@@ -1,0 +1,1 @@
+"""The read path: dense and lexical candidates, fused by their scores."""

@@ -1,0 +1,195 @@
+"""The read path on one page: embed the query, gather candidates, fuse, one passage a document, fetch the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from embank.embed.model import Model
+from embank.errors import FingerprintMismatch, InvalidInput
+from embank.events.kinds import SearchAnswered
+from embank.events.stream import Stream
+from embank.records import Hit
+from embank.search.fuse import Fused, candidates, fuse
+from embank.search.settings import Mode, Settings
+from embank.store.collection import StoredCollection, Snapshot
+from embank.store.index.protocol import Float32
+from embank.store.protocol import CollectionInfo
+from embank.system.clock import Clock
+
+MAX_K = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked, checked: words, or a vector, or both."""
+
+    text: str | None
+    vector: Float32 | None
+    k: int
+    mode: Mode
+    where: Mapping[str, Any] | None
+
+
+class Searcher:
+    """Searches one collection. Thread-safe.
+
+    `model_for` gives the model of a collection's vectors; it is called only when a text must be embedded.
+    """
+
+    def __init__(
+        self,
+        collection: StoredCollection,
+        model_for: Callable[[CollectionInfo], Model | None],
+        *,
+        settings: Settings,
+        stream: Stream,
+        clock: Clock,
+    ) -> None:
+        self._collection = collection
+        self._model_for = model_for
+        self._settings = settings
+        self._stream = stream
+        self._clock = clock
+
+    def search(
+        self,
+        text: str | None,
+        *,
+        vector: object = None,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        mode: Mode | None = None,
+    ) -> list[Hit]:
+        """The `k` best documents, each with its best passage; fewer when the collection has fewer.
+
+        `vector`, shape (dimension,), stands in for embedding `text`; alone it makes a dense search.
+        """
+        started = self._clock.monotonic()
+        query = _checked(text, vector, k, mode or self._settings.mode, where)
+        info = self._collection.info()
+        if info is not None and query.mode != "lexical" and query.vector is None:
+            query = self._embedded(query, info)
+        with self._collection.snapshot(where=where, lexical=query.mode != "dense") as snapshot:
+            _check_width(query, snapshot.info)
+            hits = self._answer(query, snapshot)
+        seconds = self._clock.monotonic() - started
+        self._stream.publish(
+            SearchAnswered(collection=self._collection.name, mode=query.mode, hits=len(hits), seconds=seconds)
+        )
+        return hits
+
+    def _embedded(self, query: Query, info: CollectionInfo) -> Query:
+        if info.fingerprint is None:  # nothing with vectors in it yet
+            return Query(query.text, None, query.k, "lexical", query.where)
+        model = self._model_for(info)
+        if model is None:
+            if query.mode == "hybrid":
+                return Query(query.text, None, query.k, "lexical", query.where)
+            raise InvalidInput(
+                f"collection {info.name!r} holds vectors of your own ({info.fingerprint}): give vector=, or mode='lexical'"
+            )
+        if model.fingerprint != info.fingerprint:
+            raise FingerprintMismatch(
+                f"collection {info.name!r} holds vectors of {info.fingerprint}, the model at hand makes "
+                f"{model.fingerprint}: search with the model it was made with",
+                stored=info.fingerprint,
+                offered=model.fingerprint,
+            )
+        return Query(query.text, model.embed([query.text or ""], "query")[0], query.k, query.mode, query.where)
+
+    def _answer(self, query: Query, snapshot: Snapshot) -> list[Hit]:
+        depth = max(self._settings.candidates, query.k)
+        while True:
+            found = self._gather(query, snapshot, depth)
+            best = _best_of_each(found, snapshot, query.k)
+            if len(best.slots) >= query.k or len(found.slots) < depth or depth >= snapshot.info.slots:
+                return _hits(best, snapshot, query.mode)
+            depth *= 4
+
+    def _gather(self, query: Query, snapshot: Snapshot, depth: int) -> Fused:
+        if query.mode == "lexical" or query.vector is None:
+            words = snapshot.lexical(query.text or "", depth)
+            return Fused(words.slots, np.zeros_like(words.scores), words.scores, words.scores)
+        dense = snapshot.dense(query.vector, depth)
+        if query.mode == "dense":
+            return Fused(dense.slots, dense.scores, np.zeros_like(dense.scores), dense.scores)
+        words = snapshot.lexical(query.text or "", depth)
+        slots = candidates(dense, words)
+        similarity = snapshot.similarity(query.vector, slots)
+        return fuse(slots, similarity, words, dense_weight=self._settings.dense_weight, depth=depth)
+
+
+def _checked(text: object, vector: object, k: object, mode: str, where: Mapping[str, Any] | None) -> Query:
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise InvalidInput(f"k must be a whole number from 1 to {MAX_K}, not {k!r}")
+    if mode not in get_args(Mode):
+        raise InvalidInput(f"mode must be one of {', '.join(get_args(Mode))}, not {mode!r}")
+    if text is not None and not isinstance(text, str):
+        raise InvalidInput(f"a query must be a string, not {type(text).__name__}")
+    if vector is None and (text is None or not text.strip()):
+        raise InvalidInput("the query is empty: ask for something")
+    if text is not None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"the query holds a lone surrogate at {error.start}: it is not valid Unicode") from error
+    if text is None or not text.strip():
+        mode = "dense"
+    return Query(text, None if vector is None else normalized_vector(vector), k, mode, where)  # type: ignore[arg-type] -- mode was checked
+
+
+def normalized_vector(vector: object) -> Float32:
+    """A caller's vector as float32 of length 1; `InvalidInput` when it is no finite, non-zero row of numbers."""
+    try:
+        row = np.asarray(vector, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"a query vector must be a row of numbers: {error}") from error
+    length = float(np.linalg.norm(row)) if row.ndim == 1 and row.size else 0.0
+    if row.ndim != 1 or not np.isfinite(length) or length == 0:
+        raise InvalidInput(f"a query vector must be one row of finite numbers, not all zero (shape {row.shape})")
+    return row / np.float32(length)
+
+
+def _check_width(query: Query, info: CollectionInfo) -> None:
+    if query.vector is not None and info.dimension is not None and len(query.vector) != info.dimension:
+        raise InvalidInput(f"the query vector has {len(query.vector)} components, {info.name!r} has {info.dimension}")
+
+
+def _best_of_each(found: Fused, snapshot: Snapshot, k: int) -> Fused:
+    """The best passage of each of the `k` best documents."""
+    owners = snapshot.owners(found.slots)
+    seen: set[int] = set()
+    keep = []
+    for place, slot in enumerate(found.slots.tolist()):
+        owner = owners.get(slot)
+        if owner is None or owner in seen:
+            continue
+        seen.add(owner)
+        keep.append(place)
+        if len(keep) == k:
+            break
+    return Fused(found.slots[keep], found.dense[keep], found.lexical[keep], found.score[keep])
+
+
+def _hits(best: Fused, snapshot: Snapshot, mode: Mode) -> list[Hit]:
+    hits = []
+    for place, passage in enumerate(snapshot.passages(best.slots)):
+        parts = {"dense": float(best.dense[place]), "lexical": float(best.lexical[place])}
+        hits.append(
+            Hit(
+                id=passage.id,
+                score=float(best.score[place]),
+                text=passage.text,
+                metadata=passage.metadata,
+                chunk=passage.ordinal,
+                start=passage.start,
+                end=passage.end,
+                scores=parts if mode == "hybrid" else {mode: parts[mode]},
+                degraded=snapshot.degraded,
+            )
+        )
+    return hits

@@ -1,0 +1,55 @@
+"""What can be set about reading sources."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from embank.config import Section, Size
+
+LEAST_BYTES = 1024
+
+
+def _amount(size: Size) -> Size:
+    """A plain number of bytes that leaves room for something: there is no whole that a percentage could be of."""
+    if size.count_bytes is None or size.count_bytes < LEAST_BYTES:
+        raise ValueError(f"must be an amount of at least {LEAST_BYTES} bytes, such as 1MiB")
+    return size
+
+
+Amount = Annotated[Size, AfterValidator(_amount)]
+
+
+class SourceSettings(Section):
+    """Section `source`. Globs follow the syntax of `.gitignore`, relative to the indexed root."""
+
+    include: tuple[str, ...] = Field(
+        default=(), description="only files that match one of these globs are read; empty: every text file"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="files and folders that match are left out")
+    gitignore: bool = Field(default=True, description="honour .gitignore files, up to the repository's root")
+    hidden: bool = Field(default=False, description="read files and folders whose names begin with a dot, too")
+    follow_symlinks: bool = Field(default=True, description="read what symbolic links lead to; loops are detected")
+    max_document_bytes: Amount = Field(
+        default=Size("1MiB"),
+        description="a file with more text than this (as UTF-8) is cut into several documents, path#part=N",
+    )
+    text_key: str = Field(default="text", min_length=1, description="JSON lines: the key that holds the text")
+    id_key: str = Field(default="id", min_length=1, description="JSON lines: the key that holds the id, if any")
+    metadata_key: str = Field(
+        default="metadata", min_length=1, description="JSON lines: the key that holds a mapping of metadata, if any"
+    )
+    max_line_bytes: Amount = Field(
+        default=Size("16MiB"), description="JSON lines: a longer line is skipped, without being read as a whole"
+    )
+
+    @property
+    def document_bytes(self) -> int:
+        """`max_document_bytes` as a number."""
+        return self.max_document_bytes.resolve(0)
+
+    @property
+    def line_bytes(self) -> int:
+        """`max_line_bytes` as a number."""
+        return self.max_line_bytes.resolve(0)

@@ -1,0 +1,180 @@
+"""Walking a folder: which files a source reads, in a fixed order, and why the others are left out.
+
+Nothing but folders is opened here. One folder's names are held at a time for each level of depth.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embank.source.ignore import IgnoreRules, rules_above
+from embank.source.report import Reason
+from embank.source.settings import SourceSettings
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+VCS_FOLDERS = frozenset({".git", ".hg", ".svn", ".bzr", ".jj", "_darcs", "CVS"})
+
+Skipped = Callable[[str, Reason, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A regular file to read: where it is, its POSIX path relative to the root, its size when it was seen."""
+
+    path: str
+    relative: str
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Folder:
+    path: str
+    relative: str  # "" for the root, else with a slash at the end
+    identity: tuple[int, int]
+    names: Iterator[str]
+    rules: IgnoreRules | None
+
+
+class FolderWalk:
+    """Every file below `root` that the settings let through, sorted by name within its folder.
+
+    Symbolic links to folders are followed once each and never into a folder that is being walked. `skip` hears of
+    everything left out; the origin of a folder ends with a slash.
+    """
+
+    def __init__(self, root: Path, *, settings: SourceSettings, skip: Skipped) -> None:
+        self._root = root
+        self._settings = settings
+        self._skip = skip
+        self._include = _globs(settings.include)
+        self._exclude = _globs(settings.exclude)
+        self._top = ""  # the root's path relative to the topmost folder with ignore rules
+        self._open: list[_Folder] = []
+        self._linked: set[tuple[int, int]] = set()
+
+    def files(self) -> Iterator[Found]:
+        """Walk. An unreadable folder is a skip, also the root itself."""
+        self._open.clear()
+        self._linked.clear()
+        rules: IgnoreRules | None = None
+        if self._settings.gitignore:
+            try:
+                rules, self._top = rules_above(self._root)
+            except OSError as error:
+                self._skip("", "unreadable", str(error))
+                return
+        self._enter(str(self._root), "", os.stat(self._root), rules)
+        while self._open:
+            folder = self._open[-1]
+            name = next(folder.names, None)
+            if name is None:
+                self._open.pop()
+                continue
+            found = self._look(folder, name)
+            if found is not None:
+                yield found
+
+    def _look(self, folder: _Folder, name: str) -> Found | None:
+        """One entry: a file to read, or `None` when it was skipped or is a folder, which is entered."""
+        relative = folder.relative + name
+        if name in VCS_FOLDERS:
+            return self._left_out(relative, "ignored", "version control")
+        if name.startswith(".") and not self._settings.hidden:
+            return self._left_out(relative, "hidden")
+        if not _is_utf8(name):
+            printable = os.fsencode(relative).decode("utf-8", "backslashreplace")
+            return self._left_out(printable, "name not UTF-8")
+        path = os.path.join(folder.path, name)
+        try:
+            status = os.lstat(path)
+            is_link = stat.S_ISLNK(status.st_mode)
+            # git takes a link for a file, whatever it leads to.
+            if folder.rules is not None and folder.rules.ignored(
+                self._top + relative, is_folder=stat.S_ISDIR(status.st_mode)
+            ):
+                return self._left_out(relative, "ignored", ".gitignore")
+            if is_link and not self._settings.follow_symlinks:
+                return self._left_out(relative, "link")
+            status = os.stat(path) if is_link else status
+        except OSError as error:
+            return self._left_out(relative, *_why(error, path))
+        if stat.S_ISDIR(status.st_mode):
+            self._look_into(folder, path, relative + "/", status, is_link=is_link)
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return self._left_out(relative, "not a regular file", stat.filemode(status.st_mode))
+        if not self._wanted(relative):
+            return self._left_out(relative, "ignored", "include or exclude")
+        return Found(path, relative, status.st_size)
+
+    def _look_into(self, folder: _Folder, path: str, relative: str, status: os.stat_result, *, is_link: bool) -> None:
+        identity = (status.st_dev, status.st_ino)
+        if self._exclude is not None and self._exclude.match_file(relative):
+            self._left_out(relative, "ignored", "exclude")
+        elif any(identity == outer.identity for outer in self._open):
+            self._left_out(relative, "symlink loop", "leads to a folder that it lies in")
+        elif is_link and identity in self._linked:
+            self._left_out(relative, "duplicate link", "another link leads to the same folder")
+        elif is_bank(path):
+            self._left_out(relative, "bank", "an Embank bank")
+        else:
+            if is_link:
+                self._linked.add(identity)
+            self._enter(path, relative, status, folder.rules)
+
+    def _enter(self, path: str, relative: str, status: os.stat_result, rules: IgnoreRules | None) -> None:
+        try:
+            with os.scandir(path) as entries:
+                names = sorted(entry.name for entry in entries)
+            if rules is not None:
+                rules = rules.below(path, self._top + relative)
+        except OSError as error:
+            self._left_out(relative, *_why(error, path))
+            return
+        self._open.append(_Folder(path, relative, (status.st_dev, status.st_ino), iter(names), rules))
+
+    def _wanted(self, relative: str) -> bool:
+        if self._exclude is not None and self._exclude.match_file(relative):
+            return False
+        return self._include is None or self._include.match_file(relative)
+
+    def _left_out(self, relative: str, reason: Reason, detail: str = "") -> None:
+        self._skip(relative, reason, detail)
+
+
+def is_bank(path: str) -> bool:
+    """Whether a folder is a bank: what Embank itself writes is no document."""
+    return os.path.exists(os.path.join(path, "FORMAT")) and os.path.exists(os.path.join(path, "bank.db"))
+
+
+def _why(error: OSError, path: str) -> tuple[Reason, str]:
+    detail = error.strerror or str(error)
+    if error.errno == errno.ELOOP:
+        return "symlink loop", detail
+    if error.errno == errno.ENOENT:
+        return ("broken link" if os.path.islink(path) else "vanished"), detail
+    return "unreadable", detail
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _globs(patterns: tuple[str, ...]) -> GitIgnoreSpec | None:
+    if not patterns:
+        return None
+    from pathspec import GitIgnoreSpec  # noqa: PLC0415 - only where globs are given
+
+    return GitIgnoreSpec.from_lines(patterns)

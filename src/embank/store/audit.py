@@ -1,0 +1,32 @@
+"""Acts that must be on record: written in the act's own transaction, so that neither exists without the other."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One act: when (seconds since the epoch), what, on which collection, with which details."""
+
+    at: float
+    act: str
+    collection: str | None
+    detail: dict[str, Any]
+
+
+def record(connection: sqlite3.Connection, act: str, collection: str | None, *, at: float, **detail: Any) -> None:
+    """Write one row; inside the transaction of the act."""
+    connection.execute(
+        "INSERT INTO audit (at, act, collection, detail) VALUES (?, ?, ?, ?)",
+        (at, act, collection, json.dumps(detail, ensure_ascii=False)),
+    )
+
+
+def read(connection: sqlite3.Connection, *, limit: int) -> list[AuditRow]:
+    """The latest rows, newest first."""
+    rows = connection.execute("SELECT at, act, collection, detail FROM audit ORDER BY id DESC LIMIT ?", (limit,))
+    return [AuditRow(at, act, collection, json.loads(detail)) for at, act, collection, detail in rows]

@@ -1,0 +1,114 @@
+"""The rows of table `collections`: what is recorded of each, and the counters that make `stats` free."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from embank.errors import CollectionNotFound, FingerprintMismatch, InvalidInput
+from embank.store.codec import Codec
+from embank.store.protocol import CollectionInfo, Space
+
+MAX_NAME_CHARACTERS = 128
+
+_COLUMNS = (
+    "id, name, documents, chunks, sequence, slots, metric, role, protected, dtype, generation, text_bytes, created, "
+    "changed, model, fingerprint, dimension"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A collection's row: its key and what is known of it."""
+
+    key: int
+    info: CollectionInfo
+
+    @property
+    def sequence(self) -> int:
+        return self.info.sequence
+
+    @property
+    def slots(self) -> int:
+        return self.info.slots
+
+    def codec(self) -> Codec | None:
+        """How its vectors are stored; `None` before the first."""
+        return None if self.info.dimension is None else Codec(self.info.dtype, self.info.dimension)  # type: ignore[arg-type] -- checked at creation
+
+
+def check_name(name: str) -> str:
+    """`name`, if it can be a collection's: 1 to 128 printable characters, no slash, no leading dot."""
+    usable = isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
+    if not usable or "/" in name or name.startswith(".") or name != name.strip():
+        raise InvalidInput(
+            f"{name!r} can't name a collection: use 1 to {MAX_NAME_CHARACTERS} printable characters, "
+            f"no slash, no dot or blank in front"
+        )
+    return name
+
+
+def load(connection: sqlite3.Connection, key: int) -> Row | None:
+    """The row of a key."""
+    return _row(connection.execute(f"SELECT {_COLUMNS} FROM collections WHERE id = ?", (key,)).fetchone())  # noqa: S608 -- a constant
+
+
+def find(connection: sqlite3.Connection, name: str) -> Row | None:
+    """The row of a name."""
+    return _row(connection.execute(f"SELECT {_COLUMNS} FROM collections WHERE name = ?", (name,)).fetchone())  # noqa: S608 -- a constant
+
+
+def every(connection: sqlite3.Connection) -> list[Row]:
+    """All rows, by name."""
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM collections ORDER BY name")  # noqa: S608 -- a constant
+    return [row for row in map(_row, rows) if row is not None]
+
+
+def insert(connection: sqlite3.Connection, name: str, *, dtype: str, now: float) -> Row:
+    """Make a collection; inside a transaction."""
+    cursor = connection.execute(
+        "INSERT INTO collections (name, metric, role, protected, dtype, generation, sequence, slots, documents, "
+        "chunks, text_bytes, created, changed) VALUES (?, 'cosine', 'local', 0, ?, 0, 0, 0, 0, 0, 0, ?, ?)",
+        (name, dtype, now, now),
+    )
+    row = load(connection, int(cursor.lastrowid or 0))
+    if row is None:
+        raise CollectionNotFound(f"the collection {name!r} vanished while it was made")
+    return row
+
+
+def settle(connection: sqlite3.Connection, row: Row, space: Space) -> None:
+    """Record the space of a collection with its first vectors, or raise if it has another; inside a transaction."""
+    info = row.info
+    if info.fingerprint is None:
+        connection.execute(
+            "UPDATE collections SET fingerprint = ?, dimension = ?, model = ? WHERE id = ?",
+            (space.fingerprint, space.dimension, space.model, row.key),
+        )
+    elif info.fingerprint != space.fingerprint:
+        raise FingerprintMismatch(
+            f"collection {info.name!r} holds vectors of {info.fingerprint}, these are of {space.fingerprint}: "
+            f"open it with the model it was made with, or use another collection",
+            stored=info.fingerprint,
+            offered=space.fingerprint,
+        )
+
+
+def advance(
+    connection: sqlite3.Connection, row: Row, *, slots: int, documents: int, chunks: int, text_bytes: int, now: float
+) -> int:
+    """Count one change (differences, may be negative) and return the new sequence; inside a transaction."""
+    connection.execute(
+        "UPDATE collections SET sequence = sequence + 1, slots = slots + ?, documents = documents + ?, "
+        "chunks = chunks + ?, text_bytes = text_bytes + ?, changed = ? WHERE id = ?",
+        (slots, documents, chunks, text_bytes, now, row.key),
+    )
+    return row.sequence + 1
+
+
+def _row(values: tuple[object, ...] | None) -> Row | None:
+    if values is None:
+        return None
+    key, name, documents, chunks, sequence, slots, metric, role, protected, *rest = values
+    info = CollectionInfo(name, documents, chunks, sequence, slots, metric, role, bool(protected), *rest)  # type: ignore[arg-type] -- SQLite's own types
+    return Row(int(key), info)  # type: ignore[call-overload] -- an integer key

@@ -1,0 +1,273 @@
+"""Documents, chunks and tombstones in SQL: every statement about them, and nothing about vectors or views.
+
+Functions take a connection; those that write must be called inside a transaction. Lists of any length go in as one
+bound JSON value, because SQLite limits the number of parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embank.errors import InvalidInput
+from embank.records import Document, Metadata
+from embank.store.protocol import Known, Passage, StoredDocument, Upsert
+from embank.store.where import Predicate
+
+MAX_METADATA_BYTES = 65_536
+MAX_ID_BYTES = 1_024
+MAX_TEXT_BYTES = 4_194_304
+
+
+def check_document(document: Document) -> None:
+    """Raise `InvalidInput` for an id, a text or metadata that can't be kept; names the document and the value."""
+    if not isinstance(document.id, str) or not document.id:
+        raise InvalidInput(f"a document's id must be a string that is not empty, not {document.id!r}")
+    if not isinstance(document.text, str):
+        raise InvalidInput(f"document {document.id!r}: the text must be a string, not {type(document.text).__name__}")
+    try:
+        id_bytes, text_bytes = len(document.id.encode()), len(document.text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"document {document.id!r}: holds a lone surrogate at {error.start}: it is not valid Unicode"
+        ) from error
+    if id_bytes > MAX_ID_BYTES:
+        raise InvalidInput(f"document {document.id[:40]!r}…: an id has at most {MAX_ID_BYTES} bytes, not {id_bytes}")
+    if text_bytes > MAX_TEXT_BYTES:
+        raise InvalidInput(
+            f"document {document.id!r}: a text has at most {MAX_TEXT_BYTES:,} bytes, not {text_bytes:,}: "
+            f"cut it into several documents, or index it as a file, which does that"
+        )
+    encode_metadata(document)
+
+
+def encode_metadata(document: Document) -> str:
+    """Canonical JSON of a document's metadata; `InvalidInput` when it is no JSON object or too large."""
+    try:
+        if not isinstance(document.metadata, Mapping) or not all(isinstance(key, str) for key in document.metadata):
+            raise TypeError("it must be a mapping with string keys")
+        encoded = json.dumps(
+            dict(document.metadata), ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":")
+        )
+        size = len(encoded.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"document {document.id!r}: the metadata can't be kept: {error}") from error
+    if size > MAX_METADATA_BYTES:
+        raise InvalidInput(f"document {document.id!r}: metadata of {size:,} bytes; at most {MAX_METADATA_BYTES:,}")
+    return encoded
+
+
+def known(connection: sqlite3.Connection, collection: int, ids: Iterable[str]) -> dict[str, Known]:
+    """What is held under each of `ids`; those not held are left out."""
+    rows = connection.execute(
+        "SELECT name, digest, metadata, root, origin FROM documents "
+        "WHERE collection = ? AND name IN (SELECT value FROM json_each(?))",
+        (collection, _json(ids)),
+    )
+    return {name: Known(digest, metadata, root, origin) for name, digest, metadata, root, origin in rows}
+
+
+def put(
+    connection: sqlite3.Connection,
+    collection: int,
+    upsert: Upsert,
+    *,
+    root: str | None,
+    first_slot: int,
+    sequence: int,
+    now: float,
+) -> None:
+    """Insert a document and its chunks. What was held under its id must have been removed before."""
+    document = upsert.document
+    cursor = connection.execute(
+        "INSERT INTO documents (collection, name, digest, root, origin, sequence, added, changed, metadata, text) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            collection,
+            document.id,
+            upsert.digest,
+            root,
+            document.origin,
+            sequence,
+            now,
+            now,
+            encode_metadata(document),
+            document.text,
+        ),
+    )
+    row = cursor.lastrowid
+    connection.executemany(
+        "INSERT INTO chunks (collection, slot, document, ordinal, start, end) VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            (collection, first_slot + ordinal, row, ordinal, chunk.start, chunk.end)
+            for ordinal, chunk in enumerate(upsert.chunks)
+        ),
+    )
+
+
+def relabel(
+    connection: sqlite3.Connection,
+    collection: int,
+    document: Document,
+    *,
+    root: str | None,
+    sequence: int,
+    now: float,
+) -> None:
+    """Change the metadata and the origin of a document and nothing else."""
+    connection.execute(
+        "UPDATE documents SET metadata = ?, root = ?, origin = ?, sequence = ?, changed = ? "
+        "WHERE collection = ? AND name = ?",
+        (encode_metadata(document), root, document.origin, sequence, now, collection, document.id),
+    )
+
+
+def remove(
+    connection: sqlite3.Connection, collection: int, ids: Iterable[str], *, sequence: int
+) -> tuple[int, int, int]:
+    """Bury the chunks of `ids` and delete the documents: (documents, chunks, bytes of text) that went."""
+    rows = connection.execute(
+        "SELECT id, length(CAST(text AS BLOB)) FROM documents "
+        "WHERE collection = ? AND name IN (SELECT value FROM json_each(?))",
+        (collection, _json(ids)),
+    ).fetchall()
+    if not rows:
+        return 0, 0, 0
+    doomed = _json(row for row, _ in rows)
+    connection.execute(
+        "INSERT INTO tombstones (collection, slot, sequence) "
+        "SELECT collection, slot, ? FROM chunks WHERE document IN (SELECT value FROM json_each(?))",
+        (sequence, doomed),
+    )
+    chunks = connection.execute(
+        "DELETE FROM chunks WHERE document IN (SELECT value FROM json_each(?))", (doomed,)
+    ).rowcount
+    connection.execute("DELETE FROM documents WHERE id IN (SELECT value FROM json_each(?))", (doomed,))
+    return len(rows), chunks, sum(size for _, size in rows)
+
+
+def fetch(connection: sqlite3.Connection, collection: int, ids: Sequence[str]) -> list[StoredDocument]:
+    """The documents of `ids`, in that order; those not held are left out."""
+    found = {
+        document.id: document
+        for document in _stored(
+            connection, "collection = ? AND name IN (SELECT value FROM json_each(?))", [collection, _json(ids)]
+        )
+    }
+    return [found[name] for name in ids if name in found]
+
+
+def listing(
+    connection: sqlite3.Connection, collection: int, *, limit: int, after: str | None, where: Predicate | None
+) -> list[StoredDocument]:
+    """At most `limit` documents in the order of their ids, those behind `after`: stable while writes go on."""
+    condition, values = "collection = ?", [collection]
+    if after is not None:
+        condition, values = condition + " AND name > ?", [*values, after]
+    if where is not None:
+        condition, values = f"{condition} AND {where[0]}", [*values, *where[1]]
+    return list(_stored(connection, f"{condition} ORDER BY name LIMIT ?", [*values, limit]))
+
+
+def matching_ids(connection: sqlite3.Connection, collection: int, where: Predicate) -> list[str]:
+    """Ids of the documents for which the filter holds."""
+    sql = f"SELECT name FROM documents WHERE collection = ? AND {where[0]} ORDER BY name"  # noqa: S608 -- values bound
+    return [name for (name,) in connection.execute(sql, [collection, *where[1]])]
+
+
+def matching_slots(connection: sqlite3.Connection, collection: int, where: Predicate) -> npt.NDArray[np.int64]:
+    """Slots of the chunks whose documents match, ascending."""
+    sql = (
+        "SELECT slot FROM documents JOIN chunks ON chunks.document = documents.id "  # noqa: S608 -- values are bound
+        f"WHERE documents.collection = ? AND {where[0]}"
+    )
+    rows = connection.execute(sql, [collection, *where[1]])
+    return np.sort(np.fromiter((slot for (slot,) in rows), np.int64))
+
+
+def buried_slots(connection: sqlite3.Connection, collection: int, *, after: int) -> npt.NDArray[np.int64]:
+    """Slots of tombstones made after the sequence `after`."""
+    rows = connection.execute(
+        "SELECT slot FROM tombstones WHERE collection = ? AND sequence > ?", (collection, after)
+    )
+    return np.fromiter((slot for (slot,) in rows), np.int64)
+
+
+def passages(connection: sqlite3.Connection, collection: int, slots: Sequence[int]) -> list[Passage]:
+    """The chunks at `slots`, in that order; those no longer there are left out."""
+    rows = connection.execute(
+        "SELECT slot, document, ordinal, start, end FROM chunks "
+        "WHERE collection = ? AND slot IN (SELECT value FROM json_each(?))",
+        (collection, _json(int(slot) for slot in slots)),
+    ).fetchall()
+    documents = {
+        row: (name, text, json.loads(metadata))
+        for row, name, text, metadata in connection.execute(
+            "SELECT id, name, text, metadata FROM documents WHERE id IN (SELECT value FROM json_each(?))",
+            (_json({document for _, document, *_ in rows}),),
+        )
+    }
+    found = {}
+    for slot, document, ordinal, start, end in rows:
+        name, text, metadata = documents[document]
+        found[slot] = Passage(slot, name, ordinal, start, end, text[start:end], metadata)
+    return [found[slot] for slot in map(int, slots) if slot in found]
+
+
+def owners(connection: sqlite3.Connection, collection: int, slots: Sequence[int]) -> dict[int, int]:
+    """The document row of each slot: enough to group chunks by document without reading any text."""
+    rows = connection.execute(
+        "SELECT slot, document FROM chunks WHERE collection = ? AND slot IN (SELECT value FROM json_each(?))",
+        (collection, _json(int(slot) for slot in slots)),
+    )
+    return dict(rows)
+
+
+def texts(
+    connection: sqlite3.Connection, collection: int, *, first_slot: int, below: int
+) -> Iterator[tuple[int, str]]:
+    """(slot, passage) of the chunks in [first_slot, below), ascending; one document in memory at a time."""
+    rows = connection.execute(
+        "SELECT document, slot, start, end FROM chunks WHERE collection = ? AND slot >= ? AND slot < ? ORDER BY slot",
+        (collection, first_slot, below),
+    )
+    for document, members in groupby(rows, key=itemgetter(0)):
+        (text,) = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
+        for _, slot, start, end in members:
+            yield slot, text[start:end]
+
+
+def slot_behind(connection: sqlite3.Connection, collection: int, *, first_slot: int, rows: int) -> int | None:
+    """The slot of the chunk that follows the first `rows` chunks from `first_slot` on; `None` if there are no more."""
+    row = connection.execute(
+        "SELECT slot FROM chunks WHERE collection = ? AND slot >= ? ORDER BY slot LIMIT 1 OFFSET ?",
+        (collection, first_slot, rows),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _stored(connection: sqlite3.Connection, tail: str, values: list[Any]) -> Iterator[StoredDocument]:
+    rows = connection.execute(
+        "SELECT name, text, metadata, root, origin, added, changed, "  # noqa: S608 -- the tail is ours, values are bound
+        f"(SELECT COUNT(*) FROM chunks WHERE document = documents.id) FROM documents WHERE {tail}",
+        values,
+    )
+    for name, text, metadata, root, origin, added, changed, chunks in rows:
+        yield StoredDocument(name, text, json.loads(metadata), root, origin, chunks, added, changed)
+
+
+def decode_metadata(encoded: str) -> Metadata:
+    """The inverse of `encode_metadata`."""
+    decoded: Metadata = json.loads(encoded)
+    return decoded
+
+
+def _json(values: Iterable[Any]) -> str:
+    return json.dumps(list(values), ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Nearest-neighbour indexes over a collection's vectors, behind one protocol."""

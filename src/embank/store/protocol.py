@@ -1,0 +1,115 @@
+"""What passes between the store and the rooms above it, whoever keeps the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embank.records import Chunk, Document, Metadata
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection as recorded: read from one row, whatever its size. Bytes are those on disk."""
+
+    name: str
+    documents: int
+    chunks: int
+    sequence: int
+    slots: int
+    metric: str
+    role: str
+    protected: bool
+    dtype: str
+    generation: int
+    text_bytes: int
+    created: float
+    changed: float
+    model: str | None = None
+    fingerprint: str | None = None
+    dimension: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where the vectors of a batch live: only those of one fingerprint may stand beside each other.
+
+    `model` is what `embank.open` needs to load the model again; `None` for a user's own vectors.
+    """
+
+    fingerprint: str
+    dimension: int
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """A document with its passages. `digest` covers everything that decides its chunks and vectors."""
+
+    document: Document
+    digest: bytes
+    chunks: Sequence[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One atomic change: documents to write whole and documents of which only metadata and origin change.
+
+    `vectors` is float32, L2-normalised, shape (total chunks of `upserts`, dimension), in their order.
+    """
+
+    root: str | None
+    upserts: Sequence[Upsert]
+    vectors: Float32
+    relabeled: Sequence[Document] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store holds under an id: enough to tell whether anything changed."""
+
+    digest: bytes
+    metadata: str
+    root: str | None
+    origin: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as kept, with its bookkeeping."""
+
+    id: str
+    text: str
+    metadata: Metadata
+    root: str | None
+    origin: str | None
+    chunks: int
+    added: float
+    changed: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A chunk found: the document's id, the ordinal of the chunk in it, its offsets, its text."""
+
+    slot: int
+    id: str
+    ordinal: int
+    start: int
+    end: int
+    text: str
+    metadata: Metadata = field(default_factory=dict)

@@ -1,0 +1,108 @@
+"""The tables of `bank.db`, their version, and the creation of a bank's directory."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from pathlib import Path
+
+from embank.errors import BankDamaged, BankNotFound, FormatTooNew, InvalidInput
+from embank.system.files import Files
+from embank.system.sqlite import connect, transaction
+
+FORMAT = 1
+DATABASE = "bank.db"
+_OWN_NAMES = {"LOCK", "FORMAT", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"}
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- `sequence` counts the changes of a collection; `slots` is the mark: the number of vectors ever appended.
+CREATE TABLE collections (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, metric TEXT NOT NULL, role TEXT NOT NULL,
+    protected INTEGER NOT NULL, model TEXT, fingerprint TEXT, dimension INTEGER, dtype TEXT NOT NULL,
+    generation INTEGER NOT NULL, sequence INTEGER NOT NULL, slots INTEGER NOT NULL, documents INTEGER NOT NULL,
+    chunks INTEGER NOT NULL, text_bytes INTEGER NOT NULL, created REAL NOT NULL, changed REAL NOT NULL);
+
+-- `text` stands last: a scan over metadata then never reads the pages that long texts overflow to.
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY, collection INTEGER NOT NULL, name TEXT NOT NULL, digest BLOB NOT NULL, root TEXT,
+    origin TEXT, sequence INTEGER NOT NULL, added REAL NOT NULL, changed REAL NOT NULL, metadata TEXT NOT NULL,
+    text TEXT NOT NULL, UNIQUE (collection, name));
+CREATE INDEX documents_by_origin ON documents (collection, root, origin) WHERE root IS NOT NULL;
+
+-- A passage is text[start:end] of its document and the vector at its slot. Slots grow with the sequence.
+CREATE TABLE chunks (
+    collection INTEGER NOT NULL, slot INTEGER NOT NULL, document INTEGER NOT NULL, ordinal INTEGER NOT NULL,
+    start INTEGER NOT NULL, end INTEGER NOT NULL, PRIMARY KEY (collection, slot)) WITHOUT ROWID;
+CREATE INDEX chunks_by_document ON chunks (document);
+
+CREATE TABLE tombstones (
+    collection INTEGER NOT NULL, slot INTEGER NOT NULL, sequence INTEGER NOT NULL,
+    PRIMARY KEY (collection, slot)) WITHOUT ROWID;
+CREATE INDEX tombstones_by_sequence ON tombstones (collection, sequence);
+
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, act TEXT NOT NULL, collection TEXT, detail TEXT NOT NULL);
+"""
+
+
+def check_place(root: Path) -> None:
+    """Raise unless `root` is free for a new bank: missing, empty, or the rest of a creation that was cut short."""
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise InvalidInput(f"{root} is a file; a bank is a directory", path=str(root))
+    strangers = {path.name for path in root.iterdir()} - _OWN_NAMES
+    strangers = {name for name in strangers if not name.startswith(".FORMAT.")}
+    if strangers:
+        raise InvalidInput(
+            f"{root} is a directory of other things ({', '.join(sorted(strangers)[:3])}), not a bank: "
+            f"name one that is new or empty",
+            path=str(root),
+        )
+
+
+def create(root: Path, *, files: Files) -> None:
+    """Make an empty bank in `root`, or finish one whose creation was cut short; its lock is held. `FORMAT` is last."""
+    connection = connect(root / DATABASE)
+    try:
+        with transaction(connection):
+            if not _has_tables(connection):
+                # executescript would commit the open transaction, so each statement by itself.
+                for statement in _TABLES.split(";\n"):
+                    if statement.strip():
+                        connection.execute(statement)
+                connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+                connection.execute("INSERT INTO meta VALUES ('bank', ?)", (uuid.uuid4().hex,))
+    finally:
+        connection.close()
+    files.replace(root / "FORMAT", f"embank {FORMAT}\n".encode())
+
+
+def check_format(root: Path) -> None:
+    """Raise unless `root` holds a bank that this version can read."""
+    try:
+        words = (root / "FORMAT").read_text().split()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BankNotFound(f"there is no bank at {root}", path=str(root)) from error
+    if len(words) != 2 or words[0] != "embank" or not words[1].isdecimal():  # noqa: PLR2004 -- a word and a number
+        raise BankDamaged(f"{root / 'FORMAT'} should read 'embank {FORMAT}'", path=str(root))
+    if int(words[1]) > FORMAT:
+        raise FormatTooNew(
+            f"{root} has format {words[1]}, this Embank reads up to {FORMAT}: upgrade Embank (the bank was not touched)",
+            path=str(root),
+            format=int(words[1]),
+        )
+    if not (root / DATABASE).exists():
+        raise BankDamaged(f"{root / DATABASE} is missing: restore the bank from a backup", path=str(root))
+
+
+def bank_id(connection: sqlite3.Connection) -> str:
+    """The bank's own identity, made at its creation."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'bank'").fetchone()
+    return str(row[0])
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is not None

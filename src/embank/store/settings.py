@@ -1,0 +1,20 @@
+"""Settings of the store."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from embank.config import Section
+from embank.store.codec import Dtype
+
+
+class Settings(Section):
+    """What is decided when a collection is made, and how often its views are brought up to date."""
+
+    dtype: Dtype = Field(default="fp16", description="how vectors are stored: fp16, or int8 (half the bytes)")
+    lexical_rows: int = Field(
+        default=4_096, ge=1, le=65_536, description="the lexical view is committed at least every so many passages"
+    )
+    lexical_writer_bytes: int = Field(
+        default=15_000_000, ge=15_000_000, description="heap of the lexical writer; the library's least is 15 MB"
+    )

@@ -1,0 +1,175 @@
+"""Raw vectors in append-only segment files, mapped for reading and never written through a mapping.
+
+A vector's slot is its place in the order of all vectors ever appended to its collection; slots are never reused, so a
+slot's segment and offset follow from the number alone. Only slots below the mark recorded in the database exist: what
+lies past it in a file is the rest of a write that was never acknowledged, and the next writer cuts it off.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from embank.errors import BankDamaged
+from embank.store.codec import Codec, Float32, Stored
+from embank.system.files import Files
+
+SEGMENT_ROWS = 65_536
+DATA_OFFSET = 4_096
+_HEADER = struct.Struct("<8s4sIQI")
+_MAGIC = b"EMBKVEC1"
+
+
+class Rows:
+    """The stored vectors of slots [0, len): an immutable picture, valid for as long as it is held. Thread-safe."""
+
+    def __init__(self, codec: Codec, segments: tuple[Stored, ...], count: int) -> None:
+        self.codec = codec
+        self._segments = segments
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def blocks(self, size: int) -> Iterator[tuple[int, Stored]]:
+        """(first slot, records) in slot order, at most `size` records each; views of the mapping, not copies."""
+        for number, segment in enumerate(self._segments):
+            for start in range(0, len(segment), size):
+                yield number * SEGMENT_ROWS + start, segment[start : start + size]
+
+    def gather(self, slots: npt.NDArray[np.int64]) -> Float32:
+        """float32 vectors of `slots`, in that order; read in ascending order, which is kind to the disk."""
+        out = np.empty((len(slots), self.codec.dimension), np.float32)
+        order = np.argsort(slots, kind="stable")
+        ascending = slots[order]
+        bounds = np.searchsorted(ascending, np.arange(len(self._segments) + 1) * SEGMENT_ROWS)
+        for number, segment in enumerate(self._segments):
+            first, last = bounds[number], bounds[number + 1]
+            if first < last:
+                local = ascending[first:last] - number * SEGMENT_ROWS
+                out[order[first:last]] = self.codec.decode(segment[local])
+        return out
+
+
+class Segments:
+    """The segment files of one collection's generation. One writer at a time; `rows` may be called by any thread."""
+
+    def __init__(self, directory: Path, codec: Codec, *, files: Files) -> None:
+        self._directory = directory
+        self._codec = codec
+        self._files = files
+        self._open: tuple[int, int] | None = None  # (segment number, descriptor) of the file being appended to
+        self._mapped: dict[int, Stored] = {}  # full or growing segments, the latest mapping of each
+
+    def append(self, vectors: Float32, *, mark: int) -> None:
+        """Write `vectors` at slots [mark, mark + n). Durable only after `sync`; may be repeated with the same mark."""
+        stored = self._codec.encode(vectors)
+        done = 0
+        while done < len(stored):
+            number, row = divmod(mark + done, SEGMENT_ROWS)
+            part = stored[done : done + SEGMENT_ROWS - row]
+            descriptor = self._writable(number)
+            # A structured array offers no plain buffer, its bytes do.
+            self._files.write_at(descriptor, memoryview(part.view(np.uint8)), self._offset(row))
+            done += len(part)
+            if row + len(part) == SEGMENT_ROWS:
+                self._files.sync_data(descriptor)
+
+    def sync(self) -> None:
+        """Return once everything appended is on the disk."""
+        if self._open is not None:
+            self._files.sync_data(self._open[1])
+
+    def cut(self, mark: int) -> int:
+        """Remove what lies past `mark` (an unacknowledged rest); return the bytes removed. For the writer only."""
+        removed = 0
+        for path in sorted(self._directory.glob("*.vec")):
+            keep = min(max(mark - int(path.stem) * SEGMENT_ROWS, 0), SEGMENT_ROWS)
+            size = path.stat().st_size
+            if keep == 0:
+                path.unlink()
+                removed += size
+            elif size > self._offset(keep):
+                descriptor = self._files.open_append(path)
+                try:
+                    self._files.truncate(descriptor, self._offset(keep))
+                finally:
+                    os.close(descriptor)
+                removed += size - self._offset(keep)
+        if removed:
+            self._files.sync_directory(self._directory)
+        return removed
+
+    def rows(self, mark: int) -> Rows:
+        """The vectors of slots [0, mark)."""
+        segments = []
+        for number in range(-(-mark // SEGMENT_ROWS)):
+            wanted = min(mark - number * SEGMENT_ROWS, SEGMENT_ROWS)
+            mapped = self._mapped.get(number)
+            if mapped is None or len(mapped) < wanted:
+                mapped = self._mapped[number] = self._map(number, wanted)
+            segments.append(mapped[:wanted])
+        return Rows(self._codec, tuple(segments), mark)
+
+    def close(self) -> None:
+        """Close the file being written. Mappings live until the last `Rows` that uses them is gone."""
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+        self._mapped.clear()
+
+    def _offset(self, row: int) -> int:
+        return DATA_OFFSET + row * self._codec.record.itemsize
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number:06d}.vec"
+
+    def _writable(self, number: int) -> int:
+        if self._open is not None and self._open[0] == number:
+            return self._open[1]
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+        self._files.make_directory(self._directory)
+        path = self._path(number)
+        descriptor = self._files.open_append(path)
+        try:
+            if os.fstat(descriptor).st_size < DATA_OFFSET:
+                self._files.write_at(descriptor, memoryview(self._header(number).ljust(DATA_OFFSET, b"\0")), 0)
+                self._files.sync_directory(self._directory)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._open = (number, descriptor)
+        return descriptor
+
+    def _header(self, number: int) -> bytes:
+        dtype = self._codec.dtype.encode()
+        body = _HEADER.pack(_MAGIC, dtype, self._codec.dimension, number * SEGMENT_ROWS, SEGMENT_ROWS)
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    def _map(self, number: int, wanted: int) -> Stored:
+        path = self._path(number)
+        size = self._offset(wanted)
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < size:
+                    raise BankDamaged(
+                        f"{path} is shorter than the {size} bytes recorded: restore the bank from a backup",
+                        path=str(path),
+                        expected_bytes=size,
+                    )
+                mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except FileNotFoundError as error:
+            raise BankDamaged(f"{path} is missing: restore the bank from a backup", path=str(path)) from error
+        header = self._header(number)
+        if mapping[: len(header)] != header:
+            raise BankDamaged(f"{path} is not the segment that the bank recorded (its header differs)", path=str(path))
+        return np.frombuffer(mapping, self._codec.record, count=wanted, offset=DATA_OFFSET)

@@ -1,0 +1,1 @@
+"""The machine under the house: clock, files, SQLite, processes, logging."""
