@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from embank.errors import InvalidInput
 from embank.registry import ENGINES, SECTIONS, SOURCES, Table, import_path, nearest, resolve
@@ -97,13 +98,15 @@ def test_importing_the_tables_imports_no_room() -> None:
     assert found.stdout.split() == ["embank.errors", "embank.registry"]
 
 
-def test_every_path_in_the_tables_is_well_formed() -> None:
-    for table in (SECTIONS, ENGINES, SOURCES):
-        for name, path in table.items():
-            module, _, attribute = path.partition(":")
-            assert name.isidentifier()
-            assert module.startswith("embank.")
-            assert attribute.isidentifier()
+@pytest.mark.parametrize(("table", "name"), [(table, name) for table in (SECTIONS, ENGINES, SOURCES) for name in table])
+def test_every_path_in_the_tables_leads_somewhere(table: Table, name: str) -> None:
+    found = resolve(table, name)
+    assert callable(found)
+    if table is SECTIONS:
+        assert issubclass(found, BaseModel)
+        assert found.model_config["frozen"]
+        assert found.model_config["extra"] == "forbid"
+        assert all(field.description for field in found.model_fields.values()), "config show has nothing to say"
 
 
 @given(st.sampled_from(sorted(SECTIONS)), st.data())

@@ -65,10 +65,6 @@ class Collection(Protocol):
 
     def get(self, ids: str | Sequence[str]) -> list[StoredDocument]: ...
 
-    def list(
-        self, *, limit: int = 100, after: str | None = None, where: Where | None = None
-    ) -> list[StoredDocument]: ...
-
     def delete(self, ids: str | Sequence[str] | None = None, *, where: Where | None = None) -> int: ...
 
     def search(
@@ -86,6 +82,11 @@ class Collection(Protocol):
     def stats(self) -> CollectionInfo | None: ...
 
     def protect(self, *, protected: bool = True) -> None: ...
+
+    # Last, since behind it `list` no longer means the builtin.
+    def list(
+        self, *, limit: int = 100, after: str | None = None, where: Where | None = None
+    ) -> list[StoredDocument]: ...
 
 
 class LocalCollection:
@@ -154,17 +155,9 @@ class LocalCollection:
         found = self._stored.get(wanted)
         missing = sorted(set(wanted) - {document.id for document in found})
         if missing:
-            named = ", ".join(map(repr, missing[:5])) + (" …" if len(missing) > 5 else "")  # noqa: PLR2004 -- names a few
+            named = ", ".join(map(repr, missing[:5])) + (" …" if len(missing) > 5 else "")
             raise DocumentNotFound(f"collection {self.name!r} has no document {named}", ids=missing)
         return found
-
-    def list(
-        self, *, limit: int = 100, after: str | None = None, where: Where | None = None
-    ) -> list[StoredDocument]:
-        """At most `limit` documents in the order of their ids; go on with `after` = the last id."""
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
-            raise InvalidInput(f"limit must be a whole number from 1 to {MAX_LIMIT}, not {limit!r}")
-        return self._stored.listing(limit=limit, after=after, where=where)
 
     def delete(self, ids: str | Sequence[str] | None = None, *, where: Where | None = None) -> int:
         """Delete by ids or by filter; return how many documents went. Ids that do not exist are fine."""
@@ -200,6 +193,12 @@ class LocalCollection:
     def protect(self, *, protected: bool = True) -> None:
         """Refuse from now on every change of documents that exist (or allow it again). New ones may be added."""
         self._stored.protect(protected=protected)
+
+    def list(self, *, limit: int = 100, after: str | None = None, where: Where | None = None) -> list[StoredDocument]:
+        """At most `limit` documents in the order of their ids; go on with `after` = the last id."""
+        if not 1 <= limit <= MAX_LIMIT:
+            raise InvalidInput(f"limit must be a whole number from 1 to {MAX_LIMIT}, not {limit!r}")
+        return self._stored.listing(limit=limit, after=after, where=where)
 
 
 class Bank:
@@ -295,8 +294,8 @@ def _document(given: DocumentLike) -> Document:
             f"put further values into metadata"
         )
     text = given.get("text", "")
-    name = given.get("id") if given.get("id") is not None else _content_id(text)
-    return Document(name, text, given.get("metadata") or {})  # type: ignore[arg-type] -- checked where it is written
+    name: Any = given.get("id")
+    return Document(_content_id(text) if name is None else name, text, given.get("metadata") or {})
 
 
 def _content_id(text: object) -> str:
@@ -310,7 +309,7 @@ def _own_vectors(vectors: object, count: int) -> Float32:
         rows = np.asarray(vectors, np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"vectors must be rows of numbers of one length: {error}") from error
-    if rows.ndim != 2 or len(rows) != count or (count and not rows.shape[1]):  # noqa: PLR2004 -- rows and columns
+    if rows.ndim != 2 or len(rows) != count or (count and not rows.shape[1]):
         raise InvalidInput(f"vectors must have one row for each of the {count} documents, not the shape {rows.shape}")
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
@@ -323,5 +322,3 @@ def _user_space(name: str, dimension: int) -> Space:
     if not name or ":" in name or not name.isprintable():
         raise InvalidInput(f"{name!r} can't name a space of vectors: use printable characters, no colon")
     return Space(f"{USER_SPACE}{name}:{dimension}", dimension, None)
-
-

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embank import config as configuration
 from embank.chunk.splitters import Splitter
@@ -123,14 +123,12 @@ class Engine:
         chunk = self.config.section("chunk")
         counter = model.count_tokens if isinstance(model, CountsTokens) else approximate_tokens
         # Two tokens of every text are the model's own: its beginning and its end.
-        splitter = Splitter(
-            counter, max_tokens=chunk.tokens(model.max_tokens - 2), overlap_tokens=chunk.overlap_tokens
-        )
+        splitter = Splitter(counter, max_tokens=chunk.tokens(model.max_tokens - 2), overlap_tokens=chunk.overlap_tokens)
         return Pipeline(
             collection,
             model,
             splitter,
-            space=Space(model.fingerprint, model.dimension, self._recipe(model)),
+            space=Space(model.fingerprint, model.dimension, self._recipe()),
             governor=self.governor,
             stream=self.stream,
             clock=self.clock,
@@ -161,17 +159,13 @@ class Engine:
                 self._loader.close()
             self.stream.close()
 
-    def _recipe(self, model: Model) -> str | None:
+    def _recipe(self) -> str | None:
         """How to load the model again, where the settings say so."""
         if self._own_model is not None:
             return None
         embed = self.config.section("embed")
-        recipe: dict[str, Any] = {"name": embed.model, "precision": embed.precision}
-        if embed.dimensions is not None:
-            recipe["dimensions"] = embed.dimensions
-        return json.dumps(recipe)
+        return json.dumps({"name": embed.model, "precision": embed.precision})
 
 
 USER_SPACE = "user:"
 """Fingerprints that begin so are of vectors that the user brings along: `user:NAME:DIMENSION`."""
-

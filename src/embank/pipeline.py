@@ -117,11 +117,10 @@ class Pipeline:
         if isinstance(documents, Sequence):
             for document in documents:
                 check_document(document)
+        documents = map(_checked, documents)
         report = IngestReport(self._collection.name)
         started = self._clock.monotonic()
         for window in _windows(documents):
-            for document in window:
-                check_document(document)
             report.seen += len(window)
             self._write(window, report, root=None)
             self._progress(report, started)
@@ -193,9 +192,7 @@ class Pipeline:
         if upserts or relabeled:
             self._commit(upserts, relabeled, root, report)
 
-    def _commit(
-        self, upserts: list[Upsert], relabeled: list[Document], root: str | None, report: IngestReport
-    ) -> None:
+    def _commit(self, upserts: list[Upsert], relabeled: list[Document], root: str | None, report: IngestReport) -> None:
         texts = [chunk.text for upsert in upserts for chunk in upsert.chunks]
         # The vectors as they come and as they are stored, and the text once more as passages.
         wanted = len(texts) * self._space.dimension * 6 + sum(map(len, texts))
@@ -212,7 +209,9 @@ class Pipeline:
             return np.empty((0, self._space.dimension), np.float32)
         vectors = self._model.embed(texts, "passage")
         if vectors.shape != (len(texts), self._space.dimension):
-            raise EmbeddingFailed(f"the model answered {vectors.shape} for {len(texts)} texts of {self._space.dimension}")
+            raise EmbeddingFailed(
+                f"the model answered {vectors.shape} for {len(texts)} texts of {self._space.dimension}"
+            )
         if not np.isfinite(vectors).all():
             raise EmbeddingFailed("the model answered with values that are not finite")
         return vectors
@@ -312,12 +311,17 @@ def _windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
     size = 0
     for document in documents:
         window.append(document)
-        size += len(document.text) if isinstance(document.text, str) else 0
+        size += len(document.text)
         if len(window) >= WINDOW_DOCUMENTS or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
     if window:
         yield window
+
+
+def _checked(document: Document) -> Document:
+    check_document(document)
+    return document
 
 
 def _usable(document: Document, skip: OnSkip) -> bool:

@@ -35,8 +35,7 @@ _BREAK = re.compile(
     re.VERBOSE,
 )
 _PARAGRAPH = re.compile(r"\n[^\S\n]*+\n")
-_LINE = re.compile(r"[^\n]*+\n\s*+")
-_WORD = re.compile(r"\S++\s*+")
+_ENDS: dict[Level, re.Pattern[str]] = {"line": re.compile(r"\n\s*+"), "word": re.compile(r"\s++")}
 _TITLES = ("Mr.", "Mrs.", "Ms.", "Dr.", "Prof.", "St.", "vs.", "cf.", "Fig.", "No.", "e.g.", "i.e.", "al.")
 
 
@@ -56,7 +55,7 @@ def sentences(text: str) -> Iterator[Span]:
 
 
 def finer(text: str, span: Span, level: Level, *, characters: int) -> Iterator[Span]:
-    """A span cut into lines, words, or runs of so many characters; the first part inherits `opens_paragraph`."""
+    """A span cut into lines, else words, else runs of so many characters; the first part inherits `opens_paragraph`."""
     opens = span.opens_paragraph
     for start, end in _cuts(text, span, level, characters):
         yield Span(start, end, opens)
@@ -92,9 +91,8 @@ def _cuts(text: str, span: Span, level: Level, characters: int) -> Iterator[tupl
         for start in range(span.start, span.end, characters):
             yield start, min(start + characters, span.end)
         return
-    pattern = _LINE if level == "line" else _WORD
     start = span.start
-    for found in pattern.finditer(text, span.start, span.end):
+    for found in _ENDS[level].finditer(text, span.start, span.end):
         yield start, found.end()
         start = found.end()
     if start < span.end:

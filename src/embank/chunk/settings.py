@@ -14,7 +14,7 @@ MIN_TOKENS = 8
 """Less than this leaves no room for a word."""
 
 
-class ChunkSettings(Section):
+class Settings(Section):
     """Section `chunk`.
 
     Without overlap by default: passages end at paragraphs and sentences, so little is cut apart, while an overlap of

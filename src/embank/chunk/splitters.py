@@ -28,8 +28,8 @@ CHARS_PER_TOKEN = 16
 megabyte without spaces for one unknown word must not make one passage of it."""
 
 _WHOLE_CHARS_PER_TOKEN = 6  # text beyond this is hardly one passage; don't count it as a whole first
-_COUNT_CHARS = 1 << 16  # so much text is counted in one call: what a tokenizer answers with takes many times its size
-_COUNT_PIECES = 4096
+_COUNT_CHARS = 1 << 14  # counted in one call: what a tokenizer answers with takes many times the size of the text
+_COUNT_PIECES = 1024
 
 
 class _Piece(NamedTuple):
@@ -75,7 +75,7 @@ class Splitter:
             return []
         if self._fits_whole(text[start:end]):
             return [Chunk(text[start:end], start, end)]
-        passages = (trimmed(text, start, end) for start, end in self._packed(self._pieces(text)))
+        passages = self._packed(self._pieces(text))
         return [Chunk(text[start:end], start, end) for start, end in self._verified(text, passages)]
 
     def _fits_whole(self, text: str) -> bool:
@@ -93,7 +93,7 @@ class Splitter:
     def _fitting(self, text: str, spans: Iterable[Span], level: Level) -> Iterator[_Piece]:
         for piece in self._counted(text, spans):
             span, tokens = piece
-            if tokens <= self._max_tokens and span.end - span.start <= self._max_chars:
+            if tokens <= self._max_tokens:
                 yield piece
             elif level == "character":
                 yield from self._characters(text, span)
@@ -107,21 +107,30 @@ class Splitter:
             yield piece._replace(tokens=min(piece.tokens, self._max_tokens))
 
     def _counted(self, text: str, spans: Iterable[Span]) -> Iterator[_Piece]:
-        """Pieces with their counts, counted in few calls; blank ones join none."""
+        """Pieces with their counts, counted in few calls; blank ones are left out.
+
+        What has too many characters is over the limit without being counted: tokenizers may take quadratic time for
+        one endless word.
+        """
         waiting: list[Span] = []
         chars = 0
         for span in spans:
-            if text[span.start : span.end].isspace():
+            start, end = trimmed(text, span.start, span.end)
+            size = end - start
+            if size == 0:
                 continue
-            waiting.append(span)
-            chars += span.end - span.start
-            if chars >= _COUNT_CHARS or len(waiting) >= _COUNT_PIECES:
+            if size > self._max_chars or chars + size > _COUNT_CHARS or len(waiting) == _COUNT_PIECES:
                 yield from self._count_spans(text, waiting)
                 waiting, chars = [], 0
+            if size > self._max_chars:
+                yield _Piece(Span(start, end, span.opens_paragraph), self._max_tokens + 1)
+                continue
+            waiting.append(Span(start, end, span.opens_paragraph))
+            chars += size
         yield from self._count_spans(text, waiting)
 
     def _count_spans(self, text: str, spans: list[Span]) -> Iterator[_Piece]:
-        counts = self._count([text[span.start : span.end].strip() for span in spans])
+        counts = self._count([text[span.start : span.end] for span in spans])
         return map(_Piece, spans, counts)
 
     def _count(self, texts: list[str]) -> Sequence[int]:

@@ -26,33 +26,44 @@ if TYPE_CHECKING:
 
 _WINDOW_TEXTS = 512
 _WINDOW_CHARACTERS = 2 << 20
+# How long a batch waits for others to end before it gives up.
+_WAIT_S = 60.0
 # Answers smaller than this are not worth a reservation of their own.
 _SMALL_ANSWER_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
-class Tally:
-    """What a call computed: `padded_tokens` is the sum over batches of rows times longest."""
+class _Call:
+    """One call of `embed` under way. `padded_tokens` is the sum over batches of rows times width."""
 
+    engine: Engine
+    kind: Kind
+    budget: Budget
     tokens: int = 0
     padded_tokens: int = 0
 
 
-def plan(lengths: Sequence[int], padded_tokens: int = 1024) -> list[npt.NDArray[np.intp]]:
-    """Batches of indices into `lengths`, longest first, each with rows times longest within `padded_tokens`.
+def plan(lengths: Sequence[int], padded_tokens: int = 1024, *, step: int | None = None) -> list[npt.NDArray[np.intp]]:
+    """Batches of indices into `lengths`, longest first, each with rows times width within `padded_tokens`.
 
-    Every index is in exactly one batch; a batch has at least one row, however long. Equal lengths keep their order.
+    A batch's width is its longest text; with `step`, that rounded up to a multiple of it, and then a batch holds only
+    texts of one width. Every index is in exactly one batch; a batch has at least one row, however long. Equal lengths
+    keep their order.
     """
-    if not lengths:
-        return []
-    array = np.asarray(lengths)
-    order = np.argsort(-array, kind="stable")
+    widths = np.asarray(lengths, dtype=np.intp)
+    if step is not None:
+        widths = -(-widths // step) * step
+    order = np.argsort(-widths, kind="stable")
     batches = []
     start = 0
     while start < len(order):
-        rows = max(1, padded_tokens // max(1, int(array[order[start]])))
-        batches.append(order[start : start + rows])
-        start += rows
+        width = max(1, int(widths[order[start]]))
+        stop = min(len(order), start + max(1, padded_tokens // width))
+        if step is not None:
+            # Falling widths: the first narrower one ends the batch.
+            stop = start + int(np.count_nonzero(widths[order[start:stop]] == width))
+        batches.append(order[start:stop])
+        start = stop
     return batches
 
 
@@ -69,15 +80,15 @@ def embed(engine: Engine, texts: Sequence[str], kind: Kind, *, budget: Budget, p
     listed = checked_texts(texts)
     dimension = engine.fingerprint.dimension
     answer_bytes = len(listed) * dimension * 4
-    tally = Tally()
+    call = _Call(engine, kind, budget)
     is_small = answer_bytes <= _SMALL_ANSWER_BYTES
-    with nullcontext() if is_small else budget.reserve("embedded vectors", answer_bytes):
+    with nullcontext() if is_small else budget.reserve("embedded vectors", answer_bytes, wait_s=_WAIT_S):
         vectors = np.empty((len(listed), dimension), dtype=np.float32)
         for start, stop in _windows(listed):
-            _embed_window(engine, listed[start:stop], kind, budget, vectors[start:stop], start, tally)
+            _embed_window(call, listed[start:stop], vectors[start:stop], offset=start)
     name = engine.fingerprint.name
     seconds = time.perf_counter() - started_s
-    publisher.publish(TextsEmbedded(name, len(listed), tally.tokens, tally.padded_tokens, seconds))
+    publisher.publish(TextsEmbedded(name, len(listed), call.tokens, call.padded_tokens, seconds))
     return vectors
 
 
@@ -94,17 +105,16 @@ def _windows(texts: list[str]) -> Iterator[tuple[int, int]]:
         yield start, len(texts)
 
 
-def _embed_window(
-    engine: Engine, texts: list[str], kind: Kind, budget: Budget, out: Vectors, offset: int, tally: Tally
-) -> None:
+def _embed_window(call: _Call, texts: list[str], out: Vectors, *, offset: int) -> None:
     """Fill `out` (a view of the answer, one row a text); equal texts are computed once."""
+    engine = call.engine
     places: dict[str, int] = {}
     owner = np.fromiter((places.setdefault(text, len(places)) for text in texts), dtype=np.intp, count=len(texts))
-    ids = engine.encode(list(places), kind)
+    ids = engine.encode(list(places), call.kind)
     lengths = [len(row) for row in ids]
     distinct = np.empty((len(ids), out.shape[1]), dtype=np.float32)
-    for batch in plan(lengths, engine.batch_tokens):
-        distinct[batch] = _forward(engine, [ids[index] for index in batch], budget, tally)
+    for batch in plan(lengths, engine.batch_tokens, step=engine.length_step):
+        distinct[batch] = _forward(call, [ids[index] for index in batch])
     norms = np.sqrt(np.einsum("ij,ij->i", distinct, distinct))
     # One comparison finds NaN, infinity and zero: none of them is a direction, and none may leave this room.
     bad = ~((norms > 0) & np.isfinite(norms))
@@ -118,20 +128,23 @@ def _embed_window(
         )
     distinct /= norms[:, np.newaxis]
     np.take(distinct, owner, axis=0, out=out)
-    tally.tokens += int(np.asarray(lengths)[owner].sum())
+    call.tokens += int(np.asarray(lengths)[owner].sum())
 
 
-def _forward(engine: Engine, batch: list[TokenIds], budget: Budget, tally: Tally) -> Vectors:
+def _forward(call: _Call, batch: list[TokenIds]) -> Vectors:
     """One batch, in as many pieces as the bytes granted for it allow."""
-    rows, longest = len(batch), len(batch[0])
-    least_bytes = engine.batch_bytes(1, longest)
-    with budget.reserve("embed batch", engine.batch_bytes(rows, longest), least_bytes=least_bytes) as grant:
+    engine, rows = call.engine, len(batch)
+    step = engine.length_step or 1
+    width = -(-max(map(len, batch)) // step) * step
+    least_bytes = engine.batch_bytes(1, width)
+    wanted_bytes = engine.batch_bytes(rows, width)
+    with call.budget.reserve("embed batch", wanted_bytes, least_bytes=least_bytes, wait_s=_WAIT_S) as grant:
         fitting = min(rows, max(1, grant.granted_bytes // least_bytes))
         pieces = []
         for start in range(0, rows, fitting):
             piece = batch[start : start + fitting]
             pieces.append(_checked_forward(engine, piece))
-            tally.padded_tokens += len(piece) * len(piece[0])
+            call.padded_tokens += len(piece) * width
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 

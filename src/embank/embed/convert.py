@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Self
 
 from embank.errors import ModelFileError
 
@@ -108,7 +108,7 @@ class _Written:
         self._bytes = 0
         self.facts: dict[str, int | str] = {}
 
-    def __enter__(self) -> _Written:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -171,7 +171,7 @@ def _convert(request: LoadRequest, source: Path, temporary: Path) -> _Child:
             last.update(said)
 
     arguments = ["--source", str(source), "--target", str(temporary), "--precision", request.precision]
-    with request.budget.reserve(f"convert {request.name}", CHILD_BYTES):
+    with request.budget.reserve(f"convert {request.name}", CHILD_BYTES, wait_s=60.0):
         result = run_child(
             "embank.embed.convert",
             arguments,

@@ -1,7 +1,12 @@
 """The CTranslate2 engine: the BERT family on a CPU, int8 with a scale a row or float32.
 
-Covers opening a converted model (and having it converted), computing one padded batch, pooling. The runtime scales
-each row of the activations for itself, so that a text's vector does not depend on its neighbours.
+Covers opening a converted model (and having it converted), computing one padded batch, pooling.
+
+A text's vector must not depend on its neighbours. The runtime scales each row of the activations for itself, so that
+int8 has no scale in common; what is left is padding: attention over another padded width differs in the last bits, and
+int8 rounds such a difference up, layer by layer, to a cosine of 0.9987 at worst. So a text is always computed at the
+same width, its length rounded up to `_LENGTH_STEP`, beside texts of that width only: then alone and in any batch int8
+gives the same bits (measured: 400 of 400 texts), at no loss of speed that could be measured.
 """
 
 from __future__ import annotations
@@ -28,10 +33,14 @@ if TYPE_CHECKING:
     from embank.embed.engine import Engine, LoadRequest, TokenIds
     from embank.embed.model import Kind, Vectors
 
+# Few widths also keep the runtime's cache of compiled kernels, one a shape, small.
+_LENGTH_STEP = 16
 # On a CPU, `int8` alone leaves the type of the rest to the runtime; a vector must not depend on its choice.
 _COMPUTE_TYPES: dict[Precision, str] = {"int8": "int8_float32", "float32": "float32"}
 # Measured on BERT tokenizers of 30,000 words: 7.8 MB for a file of 0.47 MB.
 _TOKENIZER_BYTES_A_FILE_BYTE = 17
+# How long a load waits for other work to end.
+_WAIT_S = 60.0
 # The runtime's own state, threads and work buffers, beside the weights.
 _RUNTIME_BYTES = 6 << 20
 # float32 packs its weights for the matrix library beside the ones read.
@@ -47,17 +56,21 @@ def load(request: LoadRequest) -> Engine:
     threads = request.settings.threads or len(os.sched_getaffinity(0))
     batch_tokens = request.settings.padded_tokens
 
+    def open_within_budget(folder: Path, manifest: Manifest) -> Ct2Engine:
+        # Held while it opens: from then on the reading of the process, and `used_bytes`, have it.
+        with request.budget.reserve(f"load {request.name}", _loaded_bytes(manifest, request.precision), wait_s=_WAIT_S):
+            return Ct2Engine(folder, manifest, threads=threads, batch_tokens=batch_tokens)
+
     def verify(folder: Path, manifest: Manifest) -> None:
-        with request.budget.reserve(f"verify {request.name}", _loaded_bytes(manifest, request.precision)):
-            engine = Ct2Engine(folder, manifest, threads=threads, batch_tokens=batch_tokens)
-            try:
-                check_against_reference(
-                    request.name,
-                    request.precision,
-                    lambda texts: batching.embed(engine, texts, "passage", budget=request.budget, publisher=Unheard()),
-                )
-            finally:
-                engine.close()
+        engine = open_within_budget(folder, manifest)
+        try:
+            check_against_reference(
+                request.name,
+                request.precision,
+                lambda texts: batching.embed(engine, texts, "passage", budget=request.budget, publisher=Unheard()),
+            )
+        finally:
+            engine.close()
 
     folder, manifest = ensure_converted(request, verify=verify)
     dimension = manifest.description.dimension
@@ -68,8 +81,7 @@ def load(request: LoadRequest) -> Engine:
             value=request.settings.dimensions,
         )
     request.on_progress(0.85, "opening")
-    with request.budget.reserve(f"load {request.name}", _loaded_bytes(manifest, request.precision)):
-        return Ct2Engine(folder, manifest, threads=threads, batch_tokens=batch_tokens)
+    return open_within_budget(folder, manifest)
 
 
 class Ct2Engine:
@@ -86,6 +98,7 @@ class Ct2Engine:
         }
         self.max_tokens = description.max_tokens
         self.batch_tokens = batch_tokens
+        self.length_step = _LENGTH_STEP
         self.fingerprint = _fingerprint(manifest)
         self._tokens: Tokens | None = Tokens(
             folder / TOKENIZER, max_tokens=description.max_tokens, lower_case=description.lower_case
@@ -98,17 +111,18 @@ class Ct2Engine:
     def count(self, texts: Sequence[str]) -> list[int]:
         return self._tokenizer().count(texts)
 
-    def batch_bytes(self, rows: int, longest: int) -> int:
+    def batch_bytes(self, rows: int, width: int) -> int:
         """Measured on MiniLM: states, the widest layer twice, and attention scores, in float32."""
         shape = self._manifest.shape
-        token_bytes = 4 * (6 * shape.hidden + 2 * shape.intermediate) + 8 * shape.heads * longest
-        return rows * longest * token_bytes
+        token_bytes = 4 * (6 * shape.hidden + 2 * shape.intermediate) + 8 * shape.heads * width
+        return rows * width * token_bytes
 
     def forward(self, batch: Sequence[TokenIds]) -> Vectors:
         from ctranslate2 import StorageView  # noqa: PLC0415 — already imported by then
 
         lengths = np.fromiter((len(ids) for ids in batch), dtype=np.int32, count=len(batch))
-        padded = np.zeros((len(batch), int(lengths.max())), dtype=np.int32)
+        width = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
+        padded = np.zeros((len(batch), min(width, self._manifest.shape.positions)), dtype=np.int32)
         for row, ids in zip(padded, batch, strict=True):
             row[: len(ids)] = ids
         encoder = self._encoder
@@ -125,9 +139,9 @@ class Ct2Engine:
         if self._pooling == "cls":
             return np.array(states[:, 0])
         vectors = np.empty((len(batch), states.shape[2]), dtype=np.float32)
-        for row, length in enumerate(lengths):
+        for number, length in enumerate(lengths):
             # Only what is text: the states of padding hold anything, and must not so much as be multiplied by zero.
-            states[row, :length].mean(axis=0, out=vectors[row])
+            states[number, :length].mean(axis=0, out=vectors[number])
         return vectors
 
     def used_bytes(self) -> int:

@@ -87,7 +87,8 @@ def bert_variables(shape: BertShape, file: SafetensorsFile) -> list[Weight | Sca
     ]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise ModelFileError(f"{file.path} lacks tensors of a BERT encoder: {shown}", path=str(file.path), tensors=missing)
+        path = str(file.path)
+        raise ModelFileError(f"{path} lacks tensors of a BERT encoder: {shown}", path=path, tensors=missing)
     for variable in variables:
         if isinstance(variable, Weight):
             _check_shape(variable, file)
@@ -119,7 +120,7 @@ def write_model(
         else:
             _write_head(out, variable.name, variable.shape, "float32")
             for block in _blocks(file, variable):
-                out.write(memoryview(block).cast("B"))
+                out.write(block.data.cast("B"))
         done += _elements(variable)
         on_progress(done / total, variable.name)
     out.write(struct.pack("I", len(aliases)))
@@ -144,7 +145,8 @@ def quantized_rows(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8],
 
 def _embeddings(shape: BertShape) -> Iterator[Weight]:
     hidden = shape.hidden
-    yield Weight("encoder/embeddings_0/weight", ("embeddings.word_embeddings.weight",), (shape.vocabulary, hidden), True)
+    words = ("embeddings.word_embeddings.weight",)
+    yield Weight("encoder/embeddings_0/weight", words, (shape.vocabulary, hidden), True)
     types = ("embeddings.token_type_embeddings.weight",)
     yield Weight("encoder/embeddings_1/weight", types, (shape.token_types, hidden), True)
     positions = ("embeddings.position_embeddings.weight",)
@@ -204,7 +206,8 @@ def _check_shape(weight: Weight, file: SafetensorsFile) -> None:
             )
     if math.prod(weight.shape) * 4 >= 1 << 32:
         raise ModelFileError(
-            f"{file.path}: {weight.name} takes 4 GiB or more, which CTranslate2's format can't hold", path=str(file.path)
+            f"{file.path}: {weight.name} takes 4 GiB or more, which CTranslate2's format can't hold",
+            path=str(file.path),
         )
 
 
@@ -215,7 +218,9 @@ def _blocks(file: SafetensorsFile, weight: Weight) -> Iterator[npt.NDArray[np.fl
         for block in file.blocks(source, rows):
             if not np.isfinite(block).all():
                 raise ModelFileError(
-                    f"{file.path}: tensor {source!r} holds values that are not finite", path=str(file.path), tensor=source
+                    f"{file.path}: tensor {source!r} holds values that are not finite",
+                    path=str(file.path),
+                    tensor=source,
                 )
             yield block
 
@@ -226,7 +231,7 @@ def _write_quantized(out: Sink, file: SafetensorsFile, weight: Weight) -> None:
     scales = []
     for block in _blocks(file, weight):
         rows, scale = quantized_rows(block)
-        out.write(memoryview(rows).cast("B"))
+        out.write(rows.data.cast("B"))
         scales.append(scale)
     _write_head(out, f"{weight.name}_scale", weight.shape[:1], "float32")
     out.write(np.concatenate(scales).tobytes())
@@ -259,7 +264,7 @@ def _find_aliases(file: SafetensorsFile, weights: list[Weight]) -> dict[str, str
 def _content_digest(blocks: Iterable[npt.NDArray[np.float32]]) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     for block in blocks:
-        digest.update(memoryview(np.ascontiguousarray(block + np.float32(0.0))).cast("B"))
+        digest.update(np.ascontiguousarray(block + np.float32(0.0)).data)
     return digest.digest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,10 +38,10 @@ class Grant(Protocol):
 
 
 class Budget(Protocol):
-    """The part of the memory governor that embedding uses."""
+    """The part of the memory governor that computing uses."""
 
     def reserve(
-        self, what: str, wanted_bytes: int, *, least_bytes: int | None = None
+        self, what: str, wanted_bytes: int, *, least_bytes: int | None = None, wait_s: float = 0.0
     ) -> AbstractContextManager[Grant]: ...
 
 
@@ -67,6 +67,14 @@ class Engine(Protocol):
         """Rows times the longest text that one batch may have."""
         ...
 
+    @property
+    def length_step(self) -> int | None:
+        """Texts are computed at their length rounded up to a multiple of this, and never beside those of another width.
+
+        None where neighbours of any length change nothing.
+        """
+        ...
+
     def encode(self, texts: Sequence[str], kind: Kind) -> list[TokenIds]:
         """Token ids of each text, at least one, after the prefix for its kind."""
         ...
@@ -75,12 +83,12 @@ class Engine(Protocol):
         """Tokens of each text, untruncated, without special tokens and prefix."""
         ...
 
-    def batch_bytes(self, rows: int, longest: int) -> int:
-        """Working memory that a batch takes. Proportional to `rows`."""
+    def batch_bytes(self, rows: int, width: int) -> int:
+        """Working memory that a batch of padded width `width` takes. Proportional to `rows`."""
         ...
 
     def forward(self, batch: Sequence[TokenIds]) -> Vectors:
-        """float32 (rows, dimension), pooled, of any norm, for texts sorted by falling length. Owns its memory."""
+        """float32 (rows, dimension), pooled, of any norm. Owns its memory."""
         ...
 
     def used_bytes(self) -> int:
@@ -108,7 +116,14 @@ class LoadRequest:
 class Unbudgeted:
     """Grants everything: for a model used alone, without a governor."""
 
-    def reserve(self, what: str, wanted_bytes: int, *, least_bytes: int | None = None) -> AbstractContextManager[Grant]:  # noqa: ARG002 — the protocol's
+    def reserve(
+        self,
+        what: str,  # noqa: ARG002 - the protocol's
+        wanted_bytes: int,
+        *,
+        least_bytes: int | None = None,  # noqa: ARG002
+        wait_s: float = 0.0,  # noqa: ARG002
+    ) -> AbstractContextManager[Grant]:
         return _Granted(wanted_bytes)
 
 
@@ -116,7 +131,7 @@ class Unbudgeted:
 class _Granted:
     granted_bytes: int
 
-    def __enter__(self) -> _Granted:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,6 +7,7 @@ Format: https://github.com/huggingface/safetensors#format (a little-endian lengt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -28,7 +29,7 @@ _ITEM_BYTES = {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1,
 }  # fmt: skip
 # What can be read as float32 here; other types may stand in the file but not be asked for.
-_READABLE = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_READABLE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _LONGEST_HEADER = 100 << 20  # the format's own limit
 
 
@@ -78,10 +79,8 @@ class SafetensorsFile:
 
     def close(self) -> None:
         """Unmap the file. Views that are still alive keep the mapping until they go."""
-        try:
+        with contextlib.suppress(BufferError):  # a numpy view still has it; the mapping goes with the last of them
             self._map.close()
-        except BufferError:
-            pass  # a numpy view still exports the buffer; the mapping goes with the last of them
 
     def view(self, name: str) -> npt.NDArray[Any]:
         """The tensor as a read-only view of the mapping, in the file's own dtype (BF16 as its uint16 bits)."""
@@ -96,7 +95,8 @@ class SafetensorsFile:
                 tensor=name,
             )
         count = math.prod(entry.shape)
-        return np.frombuffer(self._map, dtype=dtype, count=count, offset=entry.start).reshape(entry.shape)
+        flat: npt.NDArray[Any] = np.frombuffer(self._map, dtype=dtype, count=count, offset=entry.start)
+        return flat.reshape(entry.shape)
 
     def blocks(self, name: str, rows: int) -> Iterator[npt.NDArray[np.float32]]:
         """The tensor as fresh float32 arrays of at most `rows` rows each (a vector counts its elements as rows)."""
@@ -157,7 +157,9 @@ def _checked_entries(path: Path, header: dict[str, Any], data_start: int, size: 
 def _checked_entry(path: Path, name: str, fields: Any, data_start: int) -> TensorEntry:
     if not isinstance(fields, dict):
         _refuse(path, name, "has no description")
-    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    dtype: Any = fields.get("dtype")
+    shape: Any = fields.get("shape")
+    offsets: Any = fields.get("data_offsets")
     if dtype not in _ITEM_BYTES:
         _refuse(path, name, f"has the unknown dtype {dtype!r}")
     if not _are_sizes(shape):

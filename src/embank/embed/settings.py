@@ -1,4 +1,4 @@
-"""What can be set about embedding."""
+"""Settings of the embedding room."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from embank.config import Section
 
 
 class Settings(Section):
-    """Section `embed`."""
+    """Which model embeds, how exactly, and how much it may compute at once."""
 
-    model: str = Field(default="minilm", min_length=1, description="a known model's name, or the path of a model's folder")
-    precision: Literal["int8", "float32"] = Field(
-        default="int8", description="int8: smaller and faster, cosine 0.99 to the original; float32: the original's values"
-    )
-    threads: int | None = Field(
-        default=None, ge=1, le=1024, description="threads that compute one batch; empty: the CPUs this process may use"
-    )
-    padded_tokens: int = Field(
-        default=1024,
-        ge=16,
-        le=1 << 20,
-        description="a batch's rows times its longest text, in tokens: larger is a little faster and takes more memory",
-    )
-    dimensions: int | None = Field(
-        default=None, ge=1, description="keep this many of the vector's dimensions, where the model was trained for that"
-    )
-    directory: Path | None = Field(
-        default=None, description="where converted and downloaded models are kept; empty: the user's cache folder"
-    )
+    model: str = Field(default="minilm", min_length=1)
+    """A known model's name, or the path of a folder with a model's files."""
+
+    precision: Literal["int8", "float32"] = "int8"
+    """int8 is smaller and faster, with a cosine of 0.99 and more to the original; float32 gives its own values."""
+
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads that compute one batch; empty: as many as this process may use CPUs."""
+
+    padded_tokens: int = Field(default=1024, ge=16, le=1 << 20)
+    """A batch's rows times its longest text, in tokens: more is a little faster and takes more memory."""
+
+    dimensions: int | None = Field(default=None, ge=1)
+    """Keep this many of a vector's dimensions, where the model was trained for that; empty: all."""
+
+    directory: Path | None = None
+    """Where converted and downloaded models are kept; empty: the user's cache folder."""

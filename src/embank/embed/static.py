@@ -37,7 +37,7 @@ _LONGEST_GATHER = 4096
 def load(request: LoadRequest) -> Engine:
     """Open a known static model. Raises `ModelNotFound`, `ModelFileError`, or `InvalidInput` for wrong dimensions."""
     if request.known is None:
-        raise ModelFileError(f"the folder {request.folder} holds no model that the static engine knows", name=request.name)
+        raise ModelFileError(f"{request.folder} holds no model that the static engine knows", name=request.name)
     if request.folder is None:
         raise not_here(request.known)
     wanted = request.settings.dimensions or request.known.dimension
@@ -72,6 +72,7 @@ class StaticEngine:
         self._dimension = dimension
         self.max_tokens = known.max_tokens
         self.batch_tokens = _BATCH_TOKENS
+        self.length_step: int | None = None
         # WordLlama's own inference adds no special tokens.
         self._tokens: Tokens | None = Tokens(folder / known.tokenizer, max_tokens=known.max_tokens, special=False)
         self._tokenizer_bytes = self._tokens.file_bytes * _TOKENIZER_BYTES_A_FILE_BYTE
@@ -92,9 +93,9 @@ class StaticEngine:
     def count(self, texts: Sequence[str]) -> list[int]:
         return self._open_tokens().count(texts)
 
-    def batch_bytes(self, rows: int, longest: int) -> int:
+    def batch_bytes(self, rows: int, width: int) -> int:
         """At most one float32 row a token, and the same again while a text's rows are gathered."""
-        return rows * longest * self._dimension * 8
+        return rows * width * self._dimension * 8
 
     def forward(self, batch: Sequence[TokenIds]) -> Vectors:
         table = self._table
@@ -132,7 +133,7 @@ class StaticEngine:
 
 def _sum_of_rows(rows: Vectors, positions: npt.NDArray[np.intp]) -> Vectors:
     """In blocks, so that a long text does not gather all its rows at once. Always in the order of the text."""
-    total = np.add.reduce(rows[positions[:_LONGEST_GATHER]], axis=0)
+    total: Vectors = np.add.reduce(rows[positions[:_LONGEST_GATHER]], axis=0)
     for start in range(_LONGEST_GATHER, len(positions), _LONGEST_GATHER):
         total += np.add.reduce(rows[positions[start : start + _LONGEST_GATHER]], axis=0)
     return total

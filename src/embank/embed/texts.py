@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from embank.errors import InvalidInput
 
@@ -10,23 +11,24 @@ from embank.errors import InvalidInput
 def checked_texts(texts: Sequence[str]) -> list[str]:
     """The texts as a list, each a `str` that UTF-8 can encode.
 
-    Empty and whitespace texts are allowed: a model answers with the vector of its special tokens alone. A bare string
-    is refused, since iterating it would embed its characters. Raises `InvalidInput` with the index of the first bad one.
+    Empty and blank texts are allowed: a model answers with the vector of its special tokens alone. A bare string is
+    refused, since iterating it would embed its characters. Raises `InvalidInput` with the index of the first bad one.
     """
     if isinstance(texts, (str, bytes)):
         kind = type(texts).__name__
         raise InvalidInput(f"texts must be a sequence of strings, not one {kind}: wrap it in a list", value=kind)
-    listed = list(texts)
+    listed: list[object] = list(texts)
     for index, text in enumerate(listed):
         if not isinstance(text, str):
             kind = type(text).__name__
             raise InvalidInput(f"texts[{index}] is {kind}, not str", index=index, value=kind)
+    strings = cast("list[str]", listed)  # just checked
     try:
-        "".join(listed).encode()  # one pass at C speed; the slow search below runs only when it failed
+        "".join(strings).encode()  # one pass at C speed; the slow search below runs only when it failed
     except UnicodeEncodeError:
         # Joining can only create an error (never hide one): every lone surrogate is still alone among its neighbours.
-        _raise_first_surrogate(listed)
-    return listed
+        _raise_first_surrogate(strings)
+    return strings
 
 
 def _raise_first_surrogate(texts: list[str]) -> None:

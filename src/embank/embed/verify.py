@@ -40,8 +40,8 @@ def check_against_reference(
     least = float(cosines.min())
     if not least >= LEAST_COSINE[precision]:  # a NaN is refused, too
         raise ModelFileError(
-            f"the {precision} model made from {name!r} is refused: its vectors agree with the original's to a cosine of "
-            f"{least:.4f} only, where {LEAST_COSINE[precision]} is the least",
+            f"the {precision} model made from {name!r} is refused: its vectors agree with the original's to a cosine "
+            f"of {least:.4f} only, where {LEAST_COSINE[precision]} is the least",
             name=name,
             cosine=least,
         )

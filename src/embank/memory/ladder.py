@@ -20,7 +20,7 @@ from embank.errors import InvalidInput
 from embank.system.clock import Clock
 
 _TOLERANCE = 0.005
-"""Pressure that differs by less is the same pressure: 0.5 % of the room, the noise of a process that does nothing new."""
+"""Pressure that differs by less is the same pressure: 0.5 % of the room is the noise of an idle process."""
 
 
 @dataclass(frozen=True, slots=True)

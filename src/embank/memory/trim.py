@@ -22,6 +22,11 @@ from embank.system.clock import Clock
 if TYPE_CHECKING:
     import ctypes
 
+_MALLINFO2_FIELDS = (
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
+
 _FOREIGN = {"mallctl": "jemalloc", "tc_version": "tcmalloc", "mi_version": "mimalloc"}
 """A symbol that an allocator exports to the whole process when it has replaced the C library's."""
 
@@ -98,7 +103,7 @@ class Trimmer:
         self.trims = 0
 
     def run(self) -> bool:
-        """Trim, if it is time and if it pays. Returns whether a trim was done (not whether it returned anything)."""
+        """Trim, if it is time and if it pays. Returns whether it gave pages back."""
         if not self._busy.acquire(blocking=False):
             return False
         try:
@@ -107,11 +112,11 @@ class Trimmer:
                 return False
             if not self._pays():
                 return False
-            self._trim()
+            returned = self._trim()
             self._last_s = now_s
             self._left_bytes = self._free_bytes() or 0
             self.trims += 1
-            return True
+            return returned
         finally:
             self._busy.release()
 
@@ -138,11 +143,6 @@ def _mallinfo2_type() -> type[ctypes.Structure]:
     class Mallinfo2(ctypes.Structure):
         """`struct mallinfo2` of malloc.h, glibc 2.33 and later."""
 
-        _fields_ = tuple(
-            (name, ctypes.c_size_t)
-            for name in (
-                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-            )
-        )
+        _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO2_FIELDS)
 
     return Mallinfo2

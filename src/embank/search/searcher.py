@@ -15,12 +15,14 @@ from embank.events.stream import Stream
 from embank.records import Hit
 from embank.search.fuse import Fused, candidates, fuse
 from embank.search.settings import Mode, Settings
-from embank.store.collection import StoredCollection, Snapshot
+from embank.store.collection import Snapshot, StoredCollection
 from embank.store.index.protocol import Float32
 from embank.store.protocol import CollectionInfo
 from embank.system.clock import Clock
 
 MAX_K = 10_000
+
+_MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ class Searcher:
             if query.mode == "hybrid":
                 return Query(query.text, None, query.k, "lexical", query.where)
             raise InvalidInput(
-                f"collection {info.name!r} holds vectors of your own ({info.fingerprint}): give vector=, or mode='lexical'"
+                f"collection {info.name!r} holds vectors of your own ({info.fingerprint}): "
+                f"give vector=, or mode='lexical'"
             )
         if model.fingerprint != info.fingerprint:
             raise FingerprintMismatch(
@@ -123,23 +126,24 @@ class Searcher:
         return fuse(slots, similarity, words, dense_weight=self._settings.dense_weight, depth=depth)
 
 
-def _checked(text: object, vector: object, k: object, mode: str, where: Mapping[str, Any] | None) -> Query:
+def _checked(text: object, vector: object, k: object, mode: object, where: Mapping[str, Any] | None) -> Query:
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
         raise InvalidInput(f"k must be a whole number from 1 to {MAX_K}, not {k!r}")
-    if mode not in get_args(Mode):
-        raise InvalidInput(f"mode must be one of {', '.join(get_args(Mode))}, not {mode!r}")
+    chosen = _MODES.get(str(mode))
+    if chosen is None:
+        raise InvalidInput(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
     if text is not None and not isinstance(text, str):
         raise InvalidInput(f"a query must be a string, not {type(text).__name__}")
-    if vector is None and (text is None or not text.strip()):
+    blank = text is None or not text.strip()
+    if vector is None and blank:
         raise InvalidInput("the query is empty: ask for something")
     if text is not None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise InvalidInput(f"the query holds a lone surrogate at {error.start}: it is not valid Unicode") from error
-    if text is None or not text.strip():
-        mode = "dense"
-    return Query(text, None if vector is None else normalized_vector(vector), k, mode, where)  # type: ignore[arg-type] -- mode was checked
+    row = None if vector is None else normalized_vector(vector)
+    return Query(text, row, k, "dense" if blank else chosen, where)
 
 
 def normalized_vector(vector: object) -> Float32:

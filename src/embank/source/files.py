@@ -20,7 +20,7 @@ from embank.records import Document
 from embank.source.decode import Encoding, NotText, decoded, examine
 from embank.source.parts import cut
 from embank.source.report import OnSkip, Reason, SourceReport
-from embank.source.settings import SourceSettings
+from embank.source.settings import Settings
 from embank.source.title import markdown_title
 from embank.source.walk import FolderWalk, Found, is_bank
 
@@ -59,11 +59,11 @@ class TextFiles:
         self,
         path: str | os.PathLike[str],
         *,
-        settings: SourceSettings | None = None,
+        settings: Settings | None = None,
         on_skip: OnSkip | None = None,
         opener: Opener = open_regular,
     ) -> None:
-        self._settings = settings or SourceSettings()
+        self._settings = settings or Settings()
         self._on_skip = on_skip
         self._opener = opener
         self._path, self._is_folder = _resolved(path)

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 from embank.errors import SourceError
 from embank.records import Document
 from embank.source.report import OnSkip, Reason, SourceReport
-from embank.source.settings import SourceSettings
+from embank.source.settings import Settings
 
 STANDARD_INPUT = "-"
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -51,12 +51,12 @@ class JsonLines:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        settings: SourceSettings | None = None,
+        settings: Settings | None = None,
         *,
         on_skip: OnSkip | None = None,
         standard_input: BinaryIO | None = None,
     ) -> None:
-        self._settings = settings or SourceSettings()
+        self._settings = settings or Settings()
         self._on_skip = on_skip
         self._standard_input = standard_input
         self._path = None if os.fspath(path) == STANDARD_INPUT else _checked(path)

@@ -70,7 +70,9 @@ def _between_clusters(text: str, start: int, full: int) -> int:
     """Move a hard cut back so that a mark isn't parted from its letter, nor CR from LF."""
     for size in range(full, max(full - _LONGEST_CLUSTER, 0), -1):
         after, before = text[start + size], text[start + size - 1]
-        joined = unicodedata.combining(after) or after in _JOINERS or before == "\u200d" or (before, after) == ("\r", "\n")
+        joined = (
+            unicodedata.combining(after) or after in _JOINERS or before == "\u200d" or (before, after) == ("\r", "\n")
+        )
         if not joined:
             return size
     return full

@@ -32,8 +32,8 @@ Reason = Literal[
 ]
 """Why an item gave no document. "ignored" covers `.gitignore`, the exclude and include globs and VCS folders."""
 
-SAMPLES = 100
-"""How many skips a report keeps word for word; all are counted."""
+SAMPLES = 20
+"""How many skips of each reason a report keeps word for word; all are counted."""
 
 DETAIL_CHARS = 300
 """How much of a skip's detail is kept."""
@@ -70,7 +70,7 @@ class SourceReport:
         """Count a skip, keep it word for word while there is room, and tell `then`."""
         kept = detail if len(detail) <= DETAIL_CHARS else detail[: DETAIL_CHARS - 1] + "…"
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
-        if len(self.samples) < SAMPLES:
+        if self.skipped[reason] <= SAMPLES:
             self.samples.append(Skip(origin, reason, kept))
         if then is not None:
             then(origin, reason, kept)

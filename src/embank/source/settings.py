@@ -21,7 +21,7 @@ def _amount(size: Size) -> Size:
 Amount = Annotated[Size, AfterValidator(_amount)]
 
 
-class SourceSettings(Section):
+class Settings(Section):
     """Section `source`. Globs follow the syntax of `.gitignore`, relative to the indexed root."""
 
     include: tuple[str, ...] = Field(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from embank.source.ignore import IgnoreRules, rules_above
 from embank.source.report import Reason
-from embank.source.settings import SourceSettings
+from embank.source.settings import Settings
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -50,7 +50,7 @@ class FolderWalk:
     everything left out; the origin of a folder ends with a slash.
     """
 
-    def __init__(self, root: Path, *, settings: SourceSettings, skip: Skipped) -> None:
+    def __init__(self, root: Path, *, settings: Settings, skip: Skipped) -> None:
         self._root = root
         self._settings = settings
         self._skip = skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,9 @@ class Codec:
     int8: 1 byte a component and 4 for the row's scale (symmetric, max |x| / 127).
     """
 
-    def __init__(self, dtype: Dtype, dimension: int) -> None:
-        if dtype not in ("fp16", "int8"):
-            raise InvalidInput(f"vectors can be stored as 'fp16' or 'int8', not {dtype!r}", dtype=dtype)
+    def __init__(self, dtype: str, dimension: int) -> None:
+        if dtype not in get_args(Dtype):
+            raise InvalidInput(f"vectors can be stored as {' or '.join(get_args(Dtype))}, not {dtype!r}", dtype=dtype)
         self.dtype = dtype
         self.dimension = dimension
         fields: list[tuple[str, str, tuple[int, ...]]] = (

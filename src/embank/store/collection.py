@@ -94,7 +94,7 @@ class StoredCollection:
                 self._append(row, batch.vectors)
             with store.transaction() as connection:
                 sequence = self._write(connection, row, batch, now)
-        self._committed(row, batch, sequence, store.clock.monotonic() - started)
+        self._committed(batch, sequence, store.clock.monotonic() - started)
         return sequence
 
     def delete(self, ids: Iterable[str], *, act: str = "delete", where: Mapping[str, Any] | None = None) -> int:
@@ -230,7 +230,7 @@ class StoredCollection:
             now=now,
         )
 
-    def _committed(self, row: Row, batch: Batch, sequence: int, seconds: float) -> None:
+    def _committed(self, batch: Batch, sequence: int, seconds: float) -> None:
         self._store.stream.publish(
             DocumentsCommitted(
                 collection=self.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from typing import Any
 
 from embank.errors import CollectionNotFound, FingerprintMismatch, InvalidInput
 from embank.store.codec import Codec
@@ -34,12 +35,12 @@ class Row:
 
     def codec(self) -> Codec | None:
         """How its vectors are stored; `None` before the first."""
-        return None if self.info.dimension is None else Codec(self.info.dtype, self.info.dimension)  # type: ignore[arg-type] -- checked at creation
+        return None if self.info.dimension is None else Codec(self.info.dtype, self.info.dimension)
 
 
 def check_name(name: str) -> str:
     """`name`, if it can be a collection's: 1 to 128 printable characters, no slash, no leading dot."""
-    usable = isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
+    usable = 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
     if not usable or "/" in name or name.startswith(".") or name != name.strip():
         raise InvalidInput(
             f"{name!r} can't name a collection: use 1 to {MAX_NAME_CHARACTERS} printable characters, "
@@ -106,9 +107,8 @@ def advance(
     return row.sequence + 1
 
 
-def _row(values: tuple[object, ...] | None) -> Row | None:
+def _row(values: tuple[Any, ...] | None) -> Row | None:
     if values is None:
         return None
     key, name, documents, chunks, sequence, slots, metric, role, protected, *rest = values
-    info = CollectionInfo(name, documents, chunks, sequence, slots, metric, role, bool(protected), *rest)  # type: ignore[arg-type] -- SQLite's own types
-    return Row(int(key), info)  # type: ignore[call-overload] -- an integer key
+    return Row(key, CollectionInfo(name, documents, chunks, sequence, slots, metric, role, bool(protected), *rest))

@@ -28,21 +28,23 @@ MAX_TEXT_BYTES = 4_194_304
 
 def check_document(document: Document) -> None:
     """Raise `InvalidInput` for an id, a text or metadata that can't be kept; names the document and the value."""
-    if not isinstance(document.id, str) or not document.id:
-        raise InvalidInput(f"a document's id must be a string that is not empty, not {document.id!r}")
-    if not isinstance(document.text, str):
-        raise InvalidInput(f"document {document.id!r}: the text must be a string, not {type(document.text).__name__}")
+    name: object = document.id
+    text: object = document.text
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"a document's id must be a string that is not empty, not {name!r}")
+    if not isinstance(text, str):
+        raise InvalidInput(f"document {name!r}: the text must be a string, not {type(text).__name__}")
     try:
-        id_bytes, text_bytes = len(document.id.encode()), len(document.text.encode())
+        id_bytes, text_bytes = len(name.encode()), len(text.encode())
     except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"document {document.id!r}: holds a lone surrogate at {error.start}: it is not valid Unicode"
-        ) from error
+        raise InvalidInput(f"document {name!r}: a lone surrogate at {error.start} is not valid Unicode") from error
+    if "\0" in name:  # SQLite's JSON functions end a string there
+        raise InvalidInput(f"document {name!r}: an id can't hold a NUL character")
     if id_bytes > MAX_ID_BYTES:
-        raise InvalidInput(f"document {document.id[:40]!r}…: an id has at most {MAX_ID_BYTES} bytes, not {id_bytes}")
+        raise InvalidInput(f"document {name[:40]!r}…: an id has at most {MAX_ID_BYTES} bytes, not {id_bytes}")
     if text_bytes > MAX_TEXT_BYTES:
         raise InvalidInput(
-            f"document {document.id!r}: a text has at most {MAX_TEXT_BYTES:,} bytes, not {text_bytes:,}: "
+            f"document {name!r}: a text has at most {MAX_TEXT_BYTES:,} bytes, not {text_bytes:,}: "
             f"cut it into several documents, or index it as a file, which does that"
         )
     encode_metadata(document)
@@ -50,12 +52,11 @@ def check_document(document: Document) -> None:
 
 def encode_metadata(document: Document) -> str:
     """Canonical JSON of a document's metadata; `InvalidInput` when it is no JSON object or too large."""
+    given: object = document.metadata
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise InvalidInput(f"document {document.id!r}: the metadata must be a mapping with string keys")
     try:
-        if not isinstance(document.metadata, Mapping) or not all(isinstance(key, str) for key in document.metadata):
-            raise TypeError("it must be a mapping with string keys")
-        encoded = json.dumps(
-            dict(document.metadata), ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":")
-        )
+        encoded = json.dumps(dict(given), ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":"))
         size = len(encoded.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"document {document.id!r}: the metadata can't be kept: {error}") from error
@@ -168,7 +169,8 @@ def listing(
     connection: sqlite3.Connection, collection: int, *, limit: int, after: str | None, where: Predicate | None
 ) -> list[StoredDocument]:
     """At most `limit` documents in the order of their ids, those behind `after`: stable while writes go on."""
-    condition, values = "collection = ?", [collection]
+    condition = "collection = ?"
+    values: list[Any] = [collection]
     if after is not None:
         condition, values = condition + " AND name > ?", [*values, after]
     if where is not None:
@@ -194,9 +196,7 @@ def matching_slots(connection: sqlite3.Connection, collection: int, where: Predi
 
 def buried_slots(connection: sqlite3.Connection, collection: int, *, after: int) -> npt.NDArray[np.int64]:
     """Slots of tombstones made after the sequence `after`."""
-    rows = connection.execute(
-        "SELECT slot FROM tombstones WHERE collection = ? AND sequence > ?", (collection, after)
-    )
+    rows = connection.execute("SELECT slot FROM tombstones WHERE collection = ? AND sequence > ?", (collection, after))
     return np.fromiter((slot for (slot,) in rows), np.int64)
 
 
@@ -230,9 +230,7 @@ def owners(connection: sqlite3.Connection, collection: int, slots: Sequence[int]
     return dict(rows)
 
 
-def texts(
-    connection: sqlite3.Connection, collection: int, *, first_slot: int, below: int
-) -> Iterator[tuple[int, str]]:
+def texts(connection: sqlite3.Connection, collection: int, *, first_slot: int, below: int) -> Iterator[tuple[int, str]]:
     """(slot, passage) of the chunks in [first_slot, below), ascending; one document in memory at a time."""
     rows = connection.execute(
         "SELECT document, slot, start, end FROM chunks WHERE collection = ? AND slot >= ? AND slot < ? ORDER BY slot",

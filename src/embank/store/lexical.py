@@ -170,9 +170,7 @@ class LexicalSearcher:
             hits = self._searcher.search(query, limit, count=False).hits
             if not hits:
                 return _none()
-            slots = np.array(
-                self._searcher.fast_field_values("slot", [address for _, address in hits]), np.int64
-            )
+            slots = np.array(self._searcher.fast_field_values("slot", [address for _, address in hits]), np.int64)
             scores = np.array([score for score, _ in hits], np.float32)
             keep = slots < below
             if allowed is not None:

@@ -86,11 +86,11 @@ def check_format(root: Path) -> None:
         words = (root / "FORMAT").read_text().split()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BankNotFound(f"there is no bank at {root}", path=str(root)) from error
-    if len(words) != 2 or words[0] != "embank" or not words[1].isdecimal():  # noqa: PLR2004 -- a word and a number
+    if len(words) != 2 or words[0] != "embank" or not words[1].isdecimal():
         raise BankDamaged(f"{root / 'FORMAT'} should read 'embank {FORMAT}'", path=str(root))
     if int(words[1]) > FORMAT:
         raise FormatTooNew(
-            f"{root} has format {words[1]}, this Embank reads up to {FORMAT}: upgrade Embank (the bank was not touched)",
+            f"{root} has format {words[1]}, this Embank reads up to {FORMAT}: upgrade Embank; the bank is untouched",
             path=str(root),
             format=int(words[1]),
         )

@@ -77,7 +77,7 @@ class Segments:
             part = stored[done : done + SEGMENT_ROWS - row]
             descriptor = self._writable(number)
             # A structured array offers no plain buffer, its bytes do.
-            self._files.write_at(descriptor, memoryview(part.view(np.uint8)), self._offset(row))
+            self._files.write_at(descriptor, part.view(np.uint8).data, self._offset(row))
             done += len(part)
             if row + len(part) == SEGMENT_ROWS:
                 self._files.sync_data(descriptor)

@@ -98,6 +98,8 @@ class WriterView:
         self._step_rows = step_rows
         self._writer_bytes = writer_bytes
         self._lock = threading.RLock()
+        # The sequence whose removals are applied; ahead of the mark while a catch-up is between two steps.
+        self._removed_through = 0
         self._index, self._mark = self._open()
 
     @property
@@ -141,6 +143,7 @@ class WriterView:
                     raise StorageFull(f"no room on the disk for the lexical view: {error}") from error
                 _log.warning("lexical view of %r is damaged (%s): rebuilding", self._place.collection_name, error)
                 self._index, self._mark = self._recreate()
+                self._removed_through = 0
                 self._advance()
 
     def close(self) -> None:
@@ -170,7 +173,7 @@ class WriterView:
 
     def _step(self, connection: sqlite3.Connection, row: Row) -> int:
         mark, key = self._mark, self._place.collection
-        removed = documents.buried_slots(connection, key, after=mark.sequence)
+        removed = documents.buried_slots(connection, key, after=max(mark.sequence, self._removed_through))
         removed = removed[removed < mark.slots]
         behind = documents.slot_behind(connection, key, first_slot=mark.slots, rows=self._step_rows)
         below = row.slots if behind is None else behind
@@ -181,6 +184,7 @@ class WriterView:
             added = documents.texts(connection, key, first_slot=mark.slots, below=below)
             count = self._index.apply(removed=removed, added=added, mark=moved)
         self._mark = moved
+        self._removed_through = row.sequence
         return count + len(removed)
 
     def _open(self) -> tuple[LexicalIndex, Mark]:

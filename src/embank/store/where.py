@@ -111,7 +111,8 @@ def _member(key: str, path: str, operator: str, value: object) -> Predicate:
     if not isinstance(value, list | tuple | set | frozenset):
         raise InvalidInput(f"where: {operator} on {key!r} takes a list of values, not {value!r}")
     parts: list[Predicate] = []
-    numbers, texts = [], []
+    numbers: list[str | int | float] = []
+    texts: list[str | int | float] = []
     for member in value:
         if member is None or isinstance(member, bool):
             part = _equal(key, path, member)
@@ -123,7 +124,8 @@ def _member(key: str, path: str, operator: str, value: object) -> Predicate:
     for types, members in (("('integer','real')", numbers), ("('text')", texts)):
         if members:
             # One bound value whatever the list's length: SQLite limits the number of parameters.
-            sql = f"json_type(metadata, ?) IN {types} AND json_extract(metadata, ?) IN (SELECT value FROM json_each(?))"
+            kind = f"json_type(metadata, ?) IN {types}"
+            sql = f"{kind} AND json_extract(metadata, ?) IN (SELECT value FROM json_each(?))"  # noqa: S608 -- bound
             parts.append((f"IFNULL({sql}, 0)", [path, path, json.dumps(members, ensure_ascii=False)]))
     return _join(parts, "OR") if parts else ("0", [])
 
@@ -134,6 +136,8 @@ def _typed(key: str, value: object) -> tuple[str, str | int | float]:
             value.encode()
         except UnicodeEncodeError as error:
             raise InvalidInput(f"where: the value of {key!r} is not valid Unicode: {value!r}") from error
+        if "\0" in value:  # SQLite's JSON functions end a string there
+            raise InvalidInput(f"where: the value of {key!r} holds a NUL character, which can't be compared")
         return "('text')", value
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):

@@ -21,9 +21,10 @@ _WORD = re.compile(r"\w+")
 class HashModel:
     """A bag of hashed words: texts that share words are similar, equal texts are equal, nothing is learned.
 
-    Each word becomes a fixed vector of `dimension` centred bytes; a text is the normalised sum of its first `max_tokens`
-    words plus a faint constant, so that an empty text has a vector, too. Sums are exact in float32: alone or batched, in
-    any order, a text has the same bits. Thread-safe: it has no state. It follows `Model` and `CountsTokens`.
+    Each word becomes a fixed vector of `dimension` centred bytes; a text is the normalised sum of its first
+    `max_tokens` words plus a faint constant, so that an empty text has a vector, too. Sums are exact in float32: alone
+    or batched, in any order, a text has the same bits. Thread-safe: it has no state. It follows `Model` and
+    `CountsTokens`.
     """
 
     def __init__(self, *, dimension: int = 64, max_tokens: int = 256, name: str = "hash") -> None:
@@ -62,12 +63,14 @@ class HashModel:
         for row, text in enumerate(listed):
             vectors[row] = self._sum(text)
         # The constant keeps the norm above zero; words outweigh it 16 to 1.
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        normalized: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return normalized
 
     def _sum(self, text: str) -> Vectors:
         words = _WORD.findall(text.casefold())[: self._max_tokens]
         digests = b"".join(hashlib.shake_128(word.encode()).digest(self._dimension) for word in words)
         rows = np.frombuffer(digests, dtype=np.uint8).reshape(len(words), self._dimension).astype(np.float32)
         total: Vectors = (rows - np.float32(127.5)).sum(axis=0, dtype=np.float32)
-        constant = np.where(np.arange(self._dimension) % 2 == 0, np.float32(4.0), np.float32(-4.0))
-        return total + constant.astype(np.float32)
+        total[::2] += np.float32(4.0)
+        total[1::2] -= np.float32(4.0)
+        return total
