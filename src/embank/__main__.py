@@ -1,7 +1,5 @@
 """`python -m embank` is the command `embank`."""
 
-import sys
+from embank.cli.app import main
 
-from embank.cli import main
-
-sys.exit(main())
+main()

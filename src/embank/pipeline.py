@@ -139,7 +139,8 @@ class Pipeline:
         def skip(origin: str, reason: str, detail: str) -> None:
             self._skip(report, origin, reason, detail)
             if reason in _UNREAD:
-                held.add(origin)
+                # What has no origin of its own (a row of a file) may be the very item that could not be read.
+                held.update((origin, ""))
 
         source = open_source(skip)
         report.bytes_total = source.bytes_total

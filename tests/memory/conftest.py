@@ -1,85 +1,23 @@
-"""A machine made of numbers: a clock that stands still, and memory that is held by whom the test says."""
+"""Fixtures over `tests.memory.machine`."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Protocol
 
 import pytest
+from tests.memory.machine import MB, Machine, StillClock
 
+from embank.events.stream import Stream
 from embank.memory.governor import Governor
-from embank.memory.meter import Reading
 from embank.memory.settings import Settings
 
-MB = 1_000_000
 
+class Govern(Protocol):
+    """Makes a governor over the machine; settings by keyword."""
 
-class StillClock:
-    """Time passes only when the test says so."""
-
-    def __init__(self) -> None:
-        self.time_s = 1_000.0
-
-    def now(self) -> float:
-        return 1_700_000_000.0 + self.time_s
-
-    def monotonic(self) -> float:
-        return self.time_s
-
-    def sleep(self, seconds: float) -> None:
-        self.time_s += seconds
-
-
-@dataclass
-class Machine:
-    """A meter over a number; caches and work add to it and take from it."""
-
-    held_bytes: int = 0
-    cgroup_bytes: int | None = None
-    cgroup_limit_bytes: int | None = None
-    reads: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def read(self) -> Reading:
-        self.reads += 1
-        return Reading(
-            tree_bytes=self.held_bytes,
-            cgroup_bytes=self.cgroup_bytes,
-            cgroup_limit_bytes=self.cgroup_limit_bytes,
-            processes=1,
-        )
-
-    def hold(self, count: int) -> None:
-        with self.lock:
-            self.held_bytes += count
-
-
-@dataclass
-class Cache:
-    """An honest consumer: what it holds is on the machine, what it releases is gone from there."""
-
-    machine: Machine
-    name: str
-    bytes: int = 0
-    cost: float = 1.0
-    asked: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.machine.hold(self.bytes)
-
-    def used_bytes(self) -> int:
-        return self.bytes
-
-    def release(self, wanted_bytes: int) -> int:
-        self.asked.append(wanted_bytes)
-        freed = min(wanted_bytes, self.bytes)
-        self.bytes -= freed
-        self.machine.hold(-freed)
-        return freed
-
-    def rebuild_cost(self) -> float:
-        return self.cost
+    def __call__(
+        self, budget_bytes: int = ..., *, baseline_bytes: int = ..., stream: Stream | None = ..., **settings: object
+    ) -> Governor: ...
 
 
 @pytest.fixture
@@ -93,19 +31,17 @@ def machine() -> Machine:
 
 
 @pytest.fixture
-def govern(machine: Machine, clock: StillClock) -> Callable[..., Governor]:
-    """A governor of 100 MB over the machine; settings by keyword."""
-
+def govern(machine: Machine, clock: StillClock) -> Govern:
     def make(
-        budget_bytes: int = 100 * MB, *, baseline_bytes: int = 0, stream: object = None, **settings: object
+        budget_bytes: int = 100 * MB, *, baseline_bytes: int = 0, stream: Stream | None = None, **settings: object
     ) -> Governor:
         return Governor(
             budget_bytes,
             meter=machine,
             clock=clock,
-            stream=stream,  # type: ignore[arg-type]
+            stream=stream,
             baseline_bytes=baseline_bytes,
-            settings=Settings(**{"check_interval_s": 0, **settings}),  # type: ignore[arg-type]
+            settings=Settings.model_validate({"check_interval_s": 0, **settings}),
         )
 
     return make

@@ -182,13 +182,28 @@ class Splitter:
         return count if self._overlap_tokens else 0
 
     def _verified(self, text: str, passages: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """The passages within the limit, their starts and ends rising.
+
+        Halving a passage can leave a part that lies in the one before, or begins after the next one's overlap does.
+        """
+        last_start = last_end = -1
+        for start, end in self._within_limit(text, passages):
+            if end <= last_end:
+                continue
+            rest = [(start, end)]
+            if start <= last_start:
+                rest = list(self._within_limit(text, [trimmed(text, last_end, end)]))
+            yield from rest
+            last_start, last_end = rest[-1]
+
+    def _within_limit(self, text: str, passages: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """The passages, counted as they stand; one that is over is halved until its parts are not."""
         spans = (Span(start, end, opens_paragraph=False) for start, end in passages)
         for span, tokens in self._counted(text, spans):
             if tokens <= self._max_tokens or span.end - span.start == 1:
                 yield span.start, span.end
             else:
-                yield from self._verified(text, self._halves(text, span))
+                yield from self._within_limit(text, self._halves(text, span))
 
     def _halves(self, text: str, span: Span) -> Iterator[tuple[int, int]]:
         """Two parts that are not blank, parted near the middle: after a sentence, else a word, else anywhere."""

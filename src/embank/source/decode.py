@@ -99,7 +99,7 @@ def _first_bad_byte(stream: BinaryIO, encoding: str) -> int | None:
 
 
 def _guess(stream: BinaryIO, bad: int) -> Encoding | NotText:
-    from charset_normalizer import from_bytes  # noqa: PLC0415 - 30 ms that few files need
+    from charset_normalizer import from_bytes
 
     start = max(0, bad - SAMPLE_BYTES // 2)
     stream.seek(start)

@@ -8,6 +8,7 @@ for names as well as for what they do. Code is read, never imported (but see `St
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -217,12 +218,10 @@ class StandardLibrary:
         )
 
     def _from_c(self, report: SourceReport) -> Iterator[Document]:
-        import json  # noqa: PLC0415 - only here
-
         script = Path(__file__).with_name("introspect.py")
         command = [sys.executable, "-I", "-S", "-B", "-W", "ignore", str(script)]
         try:
-            done = subprocess.run(  # noqa: S603 - our own file
+            done = subprocess.run(
                 command, capture_output=True, check=True, timeout=INTROSPECTION_LIMIT_S, stdin=subprocess.DEVNULL
             )
         except (OSError, subprocess.SubprocessError) as error:
@@ -252,8 +251,7 @@ def _document(module: str, entry: Entry, *, path: str | None = None) -> Document
 def _problem(found: Found) -> tuple[Reason, str] | None:
     if found.size_bytes > SOURCE_LIMIT_BYTES:
         return "oversized", f"{found.size_bytes:,} bytes of code"
-    package = found.path.removesuffix(".py")
-    if os.path.isfile(os.path.join(package, "__init__.py")):
+    if (Path(found.path.removesuffix(".py")) / "__init__.py").is_file():
         return "duplicate", "Python imports the package of the same name instead"
     return None
 

@@ -37,12 +37,15 @@ def open_regular(path: str) -> BinaryIO:
     """Open a regular file for reading; never waits, should a pipe have taken its place."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"no longer a regular file: {path}")
-        return os.fdopen(descriptor, "rb")
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        stream = os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    if not regular:
+        stream.close()
+        raise OSError(f"no longer a regular file: {path}")
+    return stream
 
 
 class TextFiles:

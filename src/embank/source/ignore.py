@@ -80,7 +80,7 @@ class IgnoreRules:
 
         Raises OSError when its rules file is there but can't be read.
         """
-        rules = read_rules(os.path.join(folder, RULES_FILE))
+        rules = read_rules(Path(folder, RULES_FILE))
         return IgnoreRules(prefix, rules, self) if rules else self
 
 
@@ -93,33 +93,32 @@ def rules_above(folder: Path) -> tuple[IgnoreRules, str]:
     top = _repository(folder)
     if top is None:
         return IgnoreRules("", ()), ""
-    rules = IgnoreRules("", read_rules(os.path.join(top, ".git", "info", "exclude")))
+    rules = IgnoreRules("", read_rules(top / ".git" / "info" / "exclude"))
     prefix = ""
     for part in folder.relative_to(top).parts:
-        rules = rules.below(os.path.join(top, prefix), prefix)
+        rules = rules.below(top / prefix, prefix)
         prefix += part + "/"
     return rules, prefix
 
 
-def read_rules(path: str) -> tuple[Rule, ...]:
+def read_rules(path: Path) -> tuple[Rule, ...]:
     """The rules in a file; none where it is missing or a symbolic link, which git doesn't follow either."""
     try:
-        mode = os.lstat(path)
+        status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    if not stat.S_ISREG(mode.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return ()
-    if mode.st_size > LIMIT_BYTES:
-        raise OSError(f"{path} has {mode.st_size:,} bytes, more than ignore rules can have ({LIMIT_BYTES:,})")
-    with open(path, "rb") as stream:
-        # File names that are not UTF-8 come as surrogate escapes; the patterns must look the same.
-        text = stream.read().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    if status.st_size > LIMIT_BYTES:
+        raise OSError(f"{path} has {status.st_size:,} bytes, more than ignore rules can have ({LIMIT_BYTES:,})")
+    # File names that are not UTF-8 come as surrogate escapes; the patterns must look the same.
+    text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     return tuple(rule for line in text.split("\n") if (rule := parse_rule(line)) is not None)
 
 
 def parse_rule(line: str) -> Rule | None:
     """One line of a rules file; `None` for blank lines, comments and patterns that git discards as invalid."""
-    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern  # noqa: PLC0415 - only where rules are read
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
     line = line.removesuffix("\r")
     while line.endswith(" ") and not line.endswith("\\ "):

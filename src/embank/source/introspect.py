@@ -11,12 +11,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 import re
 import sys
 import types
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 # `_tkinter` needs a display's libraries, `readline` writes to terminals, the grammar in `_ast` documents nothing.
 LEFT_OUT = frozenset({"_tkinter", "readline", "_ast", "_gdbm", "_dbm"})
@@ -55,9 +55,9 @@ _MEMBERS = (
 def module_names() -> list[str]:
     """The standard library's modules in C, sorted: those inside the interpreter and those beside it."""
     names = set(sys.builtin_module_names)
-    for folder in sys.path:
-        if os.path.basename(folder) == "lib-dynload" and os.path.isdir(folder):
-            files = (name for name in os.listdir(folder) if name.endswith(tuple(EXTENSION_SUFFIXES)))
+    for folder in map(Path, sys.path):
+        if folder.name == "lib-dynload" and folder.is_dir():
+            files = (file.name for file in folder.iterdir() if file.name.endswith(tuple(EXTENSION_SUFFIXES)))
             names.update(name.partition(".")[0] for name in files)
     # Tests and examples (`_testcapi`, `xxlimited`) are not among the names of the standard library.
     return sorted(names & sys.stdlib_module_names - LEFT_OUT)
@@ -100,7 +100,7 @@ def _entry(owner: str, name: str, kind: str, value: object) -> dict[str, str]:
 def _signature(value: object) -> str:
     """The parameters, without `self` and markers; many C functions tell them in their documentation only."""
     # inspect.signature() would evaluate the defaults, which fails where they name what isn't there.
-    told = getattr(value, "__text_signature__", None) or ""
+    told: str = getattr(value, "__text_signature__", None) or ""
     return re.sub(r"\$\w+(, |(?=\)))|/, |(, )?/(?=\))", "", told)
 
 
@@ -121,7 +121,7 @@ def _owner(name: str, public: types.ModuleType | None, attribute: str, value: ob
     if isinstance(value, type) and told and not told.startswith("_"):
         holder = importlib.import_module(told) if told.partition(".")[0] in sys.stdlib_module_names else None
         if getattr(holder, attribute, None) is value:
-            return told
+            return str(told)
     return name
 
 
@@ -130,9 +130,9 @@ def main() -> None:
     for name in module_names():
         try:
             for entry in entries(name):
-                print(json.dumps(entry))
+                sys.stdout.write(json.dumps(entry) + "\n")
         except Exception as error:  # noqa: BLE001 - one module must not cost the others; it is told and counted
-            print(json.dumps({"skip": name, "detail": f"{type(error).__name__}: {error}"}))
+            sys.stdout.write(json.dumps({"skip": name, "detail": f"{type(error).__name__}: {error}"}) + "\n")
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ class JsonLines:
             row = json.loads(line.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
         except UnicodeDecodeError as error:
             return _Bad("undecodable", f"not UTF-8 at byte {error.start:,} of the line")
-        except _NotFinite as error:
+        except _NotFiniteError as error:
             return _Bad("bad value", f"{error} is not a finite number")
         except (ValueError, RecursionError) as error:
             return _Bad("broken line", f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply")
@@ -187,18 +187,18 @@ def content_id(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
-class _NotFinite(Exception):
+class _NotFiniteError(Exception):
     """Raised while a line is parsed, to end it; never leaves this file."""
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise _NotFinite(constant)
+    raise _NotFiniteError(constant)
 
 
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):  # 1e999
-        raise _NotFinite(number[:40])
+        raise _NotFiniteError(number[:40])
     return value
 
 

@@ -11,7 +11,7 @@ import inspect
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["module", "class", "function", "method"]
@@ -51,9 +51,7 @@ def docstrings(source: bytes, *, file: str = "<source>") -> Iterator[Entry]:
         seen[entry.name] += 1
         if entry.doc:
             nth = seen[entry.name]
-            yield (
-                entry if nth == 1 else Entry(f"{entry.name}#{nth}", entry.kind, entry.signature, entry.doc, entry.line)
-            )
+            yield entry if nth == 1 else replace(entry, name=f"{entry.name}#{nth}")
 
 
 def _entries(body: list[ast.stmt], *, prefix: str, in_class: bool) -> Iterator[Entry]:
@@ -80,7 +78,7 @@ def _blocks(node: _Block) -> Iterator[list[ast.stmt]]:
 
 
 def _doc(node: ast.Module | ast.ClassDef | _Function) -> str:
-    """The cleaned docstring, "" for none; lone surrogates, which `"\\ud800"` can put there, are shown as escapes."""
+    r"""The cleaned docstring, "" for none; lone surrogates, which `"\ud800"` can put there, are shown as escapes."""
     doc = ast.get_docstring(node, clean=False)
     if not doc:
         return ""

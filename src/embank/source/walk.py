@@ -3,6 +3,9 @@
 Nothing but folders is opened here. One folder's names are held at a time for each level of depth.
 """
 
+# A Path for each entry would take most of a walk's time: strings and os.path throughout.
+# ruff: noqa: PTH110, PTH114, PTH116, PTH118
+
 from __future__ import annotations
 
 import errno
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 VCS_FOLDERS = frozenset({".git", ".hg", ".svn", ".bzr", ".jj", "_darcs", "CVS"})
 
 Skipped = Callable[[str, Reason, str], None]
+Refusal = tuple[Reason, str]
+"""Why an entry is left out, and the detail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class FolderWalk:
             except OSError as error:
                 self._skip("", "unreadable", str(error))
                 return
-        self._enter(str(self._root), "", os.stat(self._root), rules)
+        self._enter(str(self._root), "", self._root.stat(), rules)
         while self._open:
             folder = self._open[-1]
             name = next(folder.names, None)
@@ -85,46 +90,62 @@ class FolderWalk:
     def _look(self, folder: _Folder, name: str) -> Found | None:
         """One entry: a file to read, or `None` when it was skipped or is a folder, which is entered."""
         relative = folder.relative + name
-        if name in VCS_FOLDERS:
-            return self._left_out(relative, "ignored", "version control")
-        if name.startswith(".") and not self._settings.hidden:
-            return self._left_out(relative, "hidden")
-        if not _is_utf8(name):
-            printable = os.fsencode(relative).decode("utf-8", "backslashreplace")
-            return self._left_out(printable, "name not UTF-8")
         path = os.path.join(folder.path, name)
-        try:
-            status = os.lstat(path)
-            is_link = stat.S_ISLNK(status.st_mode)
-            # git takes a link for a file, whatever it leads to.
-            if folder.rules is not None and folder.rules.ignored(
-                self._top + relative, is_folder=stat.S_ISDIR(status.st_mode)
-            ):
-                return self._left_out(relative, "ignored", ".gitignore")
-            if is_link and not self._settings.follow_symlinks:
-                return self._left_out(relative, "link")
-            status = os.stat(path) if is_link else status
-        except OSError as error:
-            return self._left_out(relative, *_why(error, path))
-        if stat.S_ISDIR(status.st_mode):
-            self._look_into(folder, path, relative + "/", status, is_link=is_link)
-            return None
+        refused = self._refused_by_name(name)
+        if refused is None:
+            try:
+                entry = os.lstat(path)
+                refused = self._refused_as_entry(folder, relative, entry)
+                status = os.stat(path) if stat.S_ISLNK(entry.st_mode) and refused is None else entry
+            except OSError as error:
+                refused = _why(error, path)
+            else:
+                if refused is None and stat.S_ISDIR(status.st_mode):
+                    self._look_into(folder, path, relative + "/", status, is_link=entry is not status)
+                    return None
+                if refused is None:
+                    refused = self._refused_as_file(relative, status)
+                if refused is None:
+                    return Found(path, relative, status.st_size)
+        self._skip(printable(relative), *refused)
+        return None
+
+    def _refused_by_name(self, name: str) -> Refusal | None:
+        if name in VCS_FOLDERS:
+            return "ignored", "version control"
+        if name.startswith(".") and not self._settings.hidden:
+            return "hidden", ""
+        if printable(name) != name:
+            return "name not UTF-8", ""
+        return None
+
+    def _refused_as_entry(self, folder: _Folder, relative: str, entry: os.stat_result) -> Refusal | None:
+        # git takes a link for a file, whatever it leads to.
+        is_folder = stat.S_ISDIR(entry.st_mode)
+        if folder.rules is not None and folder.rules.ignored(self._top + relative, is_folder=is_folder):
+            return "ignored", ".gitignore"
+        if stat.S_ISLNK(entry.st_mode) and not self._settings.follow_symlinks:
+            return "link", ""
+        return None
+
+    def _refused_as_file(self, relative: str, status: os.stat_result) -> Refusal | None:
         if not stat.S_ISREG(status.st_mode):
-            return self._left_out(relative, "not a regular file", stat.filemode(status.st_mode))
-        if not self._wanted(relative):
-            return self._left_out(relative, "ignored", "include or exclude")
-        return Found(path, relative, status.st_size)
+            return "not a regular file", stat.filemode(status.st_mode)
+        excluded = self._exclude is not None and self._exclude.match_file(relative)
+        if excluded or (self._include is not None and not self._include.match_file(relative)):
+            return "ignored", "include or exclude"
+        return None
 
     def _look_into(self, folder: _Folder, path: str, relative: str, status: os.stat_result, *, is_link: bool) -> None:
         identity = (status.st_dev, status.st_ino)
         if self._exclude is not None and self._exclude.match_file(relative):
-            self._left_out(relative, "ignored", "exclude")
+            self._skip(relative, "ignored", "exclude")
         elif any(identity == outer.identity for outer in self._open):
-            self._left_out(relative, "symlink loop", "leads to a folder that it lies in")
+            self._skip(relative, "symlink loop", "leads to a folder that it lies in")
         elif is_link and identity in self._linked:
-            self._left_out(relative, "duplicate link", "another link leads to the same folder")
+            self._skip(relative, "duplicate link", "another link leads to the same folder")
         elif is_bank(path):
-            self._left_out(relative, "bank", "an Embank bank")
+            self._skip(relative, "bank", "an Embank bank")
         else:
             if is_link:
                 self._linked.add(identity)
@@ -137,17 +158,9 @@ class FolderWalk:
             if rules is not None:
                 rules = rules.below(path, self._top + relative)
         except OSError as error:
-            self._left_out(relative, *_why(error, path))
+            self._skip(relative, *_why(error, path))
             return
         self._open.append(_Folder(path, relative, (status.st_dev, status.st_ino), iter(names), rules))
-
-    def _wanted(self, relative: str) -> bool:
-        if self._exclude is not None and self._exclude.match_file(relative):
-            return False
-        return self._include is None or self._include.match_file(relative)
-
-    def _left_out(self, relative: str, reason: Reason, detail: str = "") -> None:
-        self._skip(relative, reason, detail)
 
 
 def is_bank(path: str) -> bool:
@@ -155,7 +168,7 @@ def is_bank(path: str) -> bool:
     return os.path.exists(os.path.join(path, "FORMAT")) and os.path.exists(os.path.join(path, "bank.db"))
 
 
-def _why(error: OSError, path: str) -> tuple[Reason, str]:
+def _why(error: OSError, path: str) -> Refusal:
     detail = error.strerror or str(error)
     if error.errno == errno.ELOOP:
         return "symlink loop", detail
@@ -164,17 +177,14 @@ def _why(error: OSError, path: str) -> tuple[Reason, str]:
     return "unreadable", detail
 
 
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def printable(name: str) -> str:
+    r"""A file's name as UTF-8 can show it: bytes that are none become escapes, `\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _globs(patterns: tuple[str, ...]) -> GitIgnoreSpec | None:
     if not patterns:
         return None
-    from pathspec import GitIgnoreSpec  # noqa: PLC0415 - only where globs are given
+    from pathspec import GitIgnoreSpec
 
     return GitIgnoreSpec.from_lines(patterns)

@@ -1,0 +1,45 @@
+"""What every benchmark prints: its figures beside their marks, and one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a figure is held against: at most or at least `value`."""
+
+    sense: Literal["<=", "<", ">="]
+    value: float
+
+    def met(self, figure: float) -> bool:
+        """Whether the figure keeps to it."""
+        if self.sense == ">=":
+            return figure >= self.value
+        return figure <= self.value if self.sense == "<=" else figure < self.value
+
+
+def publish(
+    name: str, figures: Mapping[str, float | None], marks: Mapping[str, Mark], detail: Mapping[str, Any], *, as_json: bool
+) -> None:
+    """Print a table of all figures (`None`: not measured here), then the JSON object if it was asked for."""
+    table = Table(title=name)
+    for column in ("figure", "measured", "mark", ""):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for key, figure in figures.items():
+        mark = marks.get(key)
+        wanted = "" if mark is None else f"{mark.sense} {mark.value:g}"
+        verdict = "" if mark is None or figure is None else ("met" if mark.met(figure) else "MISSED")
+        table.add_row(key, "not measured" if figure is None else f"{figure:,.4g}", wanted, verdict)
+    Console().print(table)
+    if as_json:
+        machine = {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
+        print(json.dumps({"benchmark": name, "figures": dict(figures), "detail": dict(detail), "machine": machine}))

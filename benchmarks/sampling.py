@@ -1,0 +1,94 @@
+"""Memory of a process tree, watched from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+def held_bytes(pid: int) -> int:
+    """Anonymous and shared memory of one process, from `status`; 0 when it is gone."""
+    try:
+        status = (PROC / str(pid) / "status").read_text()
+    except OSError:
+        return 0
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return sum(int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "RssShmem"))
+
+
+def tree(pid: int) -> list[int]:
+    """The process and all that descend from it."""
+    found, waiting = [], [pid]
+    while waiting:
+        current = waiting.pop()
+        found.append(current)
+        for children in (PROC / str(current) / "task").glob("*/children"):
+            try:
+                waiting.extend(map(int, children.read_text().split()))
+            except OSError:
+                continue
+    return found
+
+
+@dataclass(slots=True)
+class Watched:
+    """A command that ended: its output, and the peaks of its tree in bytes.
+
+    `marked_peak` is the tree's while a process was in it whose command line held the marker, `marked_child_peak` that
+    process's own. `samples` are (seconds since the start, bytes of the tree).
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    peak: int = 0
+    marked_peak: int = 0
+    marked_child_peak: int = 0
+    seconds: float = 0.0
+    samples: list[tuple[float, int]] = field(default_factory=list)
+
+
+def watch(
+    command: Sequence[str], *, environ: dict[str, str] | None = None, marker: str = "\0", hertz: float = 100.0
+) -> Watched:
+    """Run a command to its end and sample its tree."""
+    started = time.perf_counter()
+    result = Watched(0, "", "")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        ended = threading.Event()
+
+        def sample() -> None:
+            due = time.perf_counter()
+            while not ended.is_set():
+                _look(process.pid, marker, started, result)
+                due += 1 / hertz
+                ended.wait(max(due - time.perf_counter(), 0))
+
+        sampler = threading.Thread(target=sample, daemon=True)
+        sampler.start()
+        result.stdout, result.stderr = process.communicate()
+        ended.set()
+        sampler.join()
+    result.returncode, result.seconds = process.returncode, time.perf_counter() - started
+    return result
+
+
+def _look(pid: int, marker: str, started: float, result: Watched) -> None:
+    held = {each: held_bytes(each) for each in tree(pid)}
+    total = sum(held.values())
+    result.peak = max(result.peak, total)
+    result.samples.append((time.perf_counter() - started, total))
+    for each, count in held.items():
+        try:
+            marked = marker.encode() in (PROC / str(each) / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if marked:
+            result.marked_peak = max(result.marked_peak, total)
+            result.marked_child_peak = max(result.marked_child_peak, count)

@@ -1,0 +1,74 @@
+"""How a command gets at a bank: the one place where a running server can take the local files' place.
+
+Commands see `OpenBank` and `Collection`, never how they are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from embank.errors import CollectionNotFound
+from embank.registry import nearest
+
+if TYPE_CHECKING:
+    from embank.bank import Collection
+    from embank.cli.options import Invocation
+    from embank.memory.governor import MemorySnapshot
+    from embank.store.protocol import CollectionInfo
+
+Use = Literal["read", "change", "create"]
+"""`read` works beside a process that writes; `change` writes to a bank that must exist; `create` makes it if missing."""
+
+
+class OpenBank(Protocol):
+    """What commands use of a bank, wherever it is kept."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def collection(self, name: str = "default") -> Collection: ...
+
+    def collections(self) -> list[CollectionInfo]: ...
+
+    def memory(self) -> MemorySnapshot: ...
+
+
+@contextmanager
+def open_bank(invocation: Invocation, use: Use) -> Iterator[OpenBank]:
+    """The bank of this invocation, open until the block ends.
+
+    Raises `BankNotFound` unless `use` is "create", `BankLocked` where another process writes it and `use` is not "read".
+    """
+    config = invocation.config()
+    from embank import bank as local
+
+    if use == "change":
+        from embank.store.schema import check_format
+
+        check_format(invocation.bank)
+    opened = local.open_bank(invocation.bank, config=config, read_only=use == "read", own_process=True)
+    with opened:
+        yield opened
+
+
+@contextmanager
+def open_collection(invocation: Invocation, name: str, use: Use) -> Iterator[Collection]:
+    """A collection that exists, open until the block ends; `CollectionNotFound` where there is none of that name."""
+    with open_bank(invocation, use) as bank:
+        collection = bank.collection(name)
+        if collection.stats() is None:
+            raise _no_collection(bank, name)
+        yield collection
+
+
+def _no_collection(bank: OpenBank, name: str) -> CollectionNotFound:
+    known = [info.name for info in bank.collections()]
+    guess = nearest(name, known)
+    hint = f"; did you mean {guess!r}?" if guess else (f": there are {', '.join(known[:10])}" if known else "")
+    empty = "" if known else ": the bank is empty, `embank index` or `embank add` puts documents into it"
+    return CollectionNotFound(
+        f"there is no collection {name!r} in {bank.path}{hint}{empty}", name=name, known=known[:100]
+    )

@@ -1,0 +1,133 @@
+"""The program: its commands, its help, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import Abort, Exit
+
+from embank.cli import config, demo, documents, errors, ingest, models, search, stats
+from embank.registry import import_path
+
+_HELP = """
+Embed text, store it and search it, inside a memory budget that holds.
+
+See it work:  [bold]embank demo[/bold]
+
+Your own:     [bold]embank index ~/notes[/bold]
+              [bold]embank search "what did we decide about backups"[/bold]
+"""
+
+_EPILOG = (
+    "The bank is --bank, else $EMBANK_BANK, else ./embank.bank; the collection is -c, else default. "
+    "Every command takes --json and --help.\n\n"
+    "Exit codes: " + "; ".join(errors.exit_code_lines()) + "."
+)
+
+
+class Program(TyperGroup):
+    """The group of all commands. Ends in `SystemExit`, whatever happens."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        """Run one command; every error is told once and becomes its exit code."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in arguments
+        try:
+            code = super().main(
+                args=arguments, prog_name=prog_name, **{**extra, "standalone_mode": False, "obj": as_json}
+            )
+        except Abort:  # end of input where an answer was asked for
+            code = errors.tell(KeyboardInterrupt(), as_json=as_json)
+        except typer.TyperException as error:
+            code = _usage(error, as_json=as_json)
+        raise SystemExit(code if isinstance(code, int) else errors.OK)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the line names; `ctx.obj` says whether a program reads the answer."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except (Exit, Abort, typer.TyperException):
+            raise
+        except BrokenPipeError as error:
+            # Python flushes standard output once more at exit, which would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Exit(errors.READER_GONE) from error
+        except (Exception, KeyboardInterrupt) as error:
+            raise Exit(errors.tell(error, as_json=ctx.obj)) from error
+        else:
+            return result
+        finally:
+            from embank.system.log import unconfigure
+
+            unconfigure()
+
+
+def _usage(error: Any, *, as_json: bool) -> int:
+    """A wrong command line, told by the parser's own words."""
+    if not as_json:
+        error.show()
+    else:
+        errors.tell_failure("UsageError", error.format_message(), code=errors.USAGE, as_json=True)
+    return errors.USAGE
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"embank {import_path('embank:__version__')}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="embank",
+    cls=Program,
+    help=_HELP,
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[  # noqa: ARG001 -- its callback acts
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda value: _version(asked=value))
+    ] = False,
+) -> None:
+    pass
+
+
+_TRY, _WRITE, _READ, _SET_UP = "See it work", "Put documents in", "Get answers out", "Models and settings"
+
+app.command("demo", rich_help_panel=_TRY)(demo.demo)
+app.command("index", rich_help_panel=_WRITE)(ingest.index)
+app.command("add", rich_help_panel=_WRITE)(ingest.add)
+app.command("delete", rich_help_panel=_WRITE)(documents.delete)
+app.command("search", rich_help_panel=_READ)(search.search)
+app.command("get", rich_help_panel=_READ)(documents.get)
+app.command("list", rich_help_panel=_READ)(documents.list_)
+app.command("count", rich_help_panel=_READ)(stats.count)
+app.command("stats", rich_help_panel=_READ)(stats.stats)
+
+_models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
+_models.command("list")(models.list_)
+_models.command("pull")(models.pull)
+app.add_typer(_models, name="models", rich_help_panel=_SET_UP)
+
+_config = typer.Typer(no_args_is_help=True, help="Settings and where they come from.")
+_config.command("show")(config.show)
+app.add_typer(_config, name="config", rich_help_panel=_SET_UP)
+
+
+def command() -> Any:
+    """The program as one object that can be run."""
+    return typer.main.get_command(app)
