@@ -159,7 +159,7 @@ class Pipeline:
             report.bytes_done = source.report.bytes_done
             sweep.hold(held)
             self._sweep_up(sweep, report, prune=prune)
-        self._collection.catch_up(wholly=True)
+        self._collection.catch_up(lag_rows=1)
         self._progress(report, started)
         return report
 

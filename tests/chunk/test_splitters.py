@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def check(text: str, chunks: list[Chunk], count: Count, max_tokens: int) -> None
         assert count([chunk.text])[0] <= max_tokens or len(chunk.text) == 1
         covered[chunk.start : chunk.end] = [True] * (chunk.end - chunk.start)
     assert all(done or sign.isspace() for done, sign in zip(covered, text, strict=True))
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in itertools.pairwise(chunks):
         assert before.start < after.start
         assert before.end < after.end
 
@@ -101,7 +102,7 @@ def test_passages_end_at_paragraphs_where_that_leaves_them_half_full() -> None:
     first = "Alpha beta gamma. Delta epsilon zeta."
     second = "Eta theta iota. Kappa lambda mu. Nu xi omicron. Pi rho sigma."
     chunks = Splitter(words, max_tokens=14).split(f"{first}\n\n{second}\n")
-    assert [chunk.text for chunk in chunks][0] == first
+    assert chunks[0].text == first
 
 
 def test_a_heading_stays_with_what_it_heads() -> None:
@@ -117,11 +118,12 @@ def test_sentences_stay_whole_where_they_fit() -> None:
     assert all(chunk.text.startswith("This is") and chunk.text.endswith("all.") for chunk in chunks)
 
 
-@pytest.mark.parametrize("sentence", ["Dr. Who saw e.g. J. Doe and others here.", "What? No! Yes… indeed it was so."])
-def test_abbreviations_don_t_end_sentences(sentence: str) -> None:
-    chunks = Splitter(words, max_tokens=24).split(" ".join([sentence] * 10))
-    assert all(chunk.text.startswith(sentence.split()[0]) for chunk in chunks if "Dr." in sentence)
-    check(" ".join([sentence] * 10), chunks, words, 24)
+def test_abbreviations_don_t_end_sentences() -> None:
+    text = "Dr. Who saw J. Doe, e.g. here. " * 10
+    chunks = Splitter(words, max_tokens=32).split(text)
+    assert len(chunks) > 3
+    assert all(chunk.text.startswith("Dr. Who") for chunk in chunks)
+    check(text, chunks, words, 32)
 
 
 def test_lines_before_words_where_there_are_no_sentences() -> None:
@@ -143,7 +145,7 @@ def test_wide_stops_end_sentences_without_a_space() -> None:
 def test_overlap_repeats_whole_sentences() -> None:
     text = " ".join(f"Sentence {number} says so." for number in range(40))  # five tokens each
     chunks = Splitter(words, max_tokens=20, overlap_tokens=7).split(text)
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in itertools.pairwise(chunks):
         shared = text[after.start : before.end]
         assert words([shared])[0] == 5
         assert shared.startswith("Sentence")
@@ -153,7 +155,7 @@ def test_overlap_repeats_whole_sentences() -> None:
 def test_no_overlap_where_a_sentence_is_longer_than_it() -> None:
     text = " ".join(f"Sentence {number} says so." for number in range(40))
     chunks = Splitter(words, max_tokens=20, overlap_tokens=4).split(text)
-    assert all(before.end < after.start for before, after in zip(chunks, chunks[1:], strict=False))
+    assert all(before.end < after.start for before, after in itertools.pairwise(chunks))
 
 
 def test_what_counts_more_than_its_pieces_is_cut_again() -> None:

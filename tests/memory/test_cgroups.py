@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from embank.memory import cgroups
-from embank.memory.cgroups import Held
+from embank.memory.cgroups import ControlGroups, Held
 
 PID = 7
 NO_LIMIT_V1 = 9223372036854771712
@@ -27,6 +26,7 @@ class Groups:
         self.cgroup = root / "cgroup"
         (self.proc / str(PID)).mkdir(parents=True)
         self.cgroup.mkdir()
+        self.kernel = ControlGroups(proc=self.proc, cgroup=self.cgroup)
 
     def member(self, lines: str) -> None:
         (self.proc / str(PID) / "cgroup").write_text(lines)
@@ -47,10 +47,10 @@ class Groups:
             (folder / "memory.max").write_text(f"{limit}\n")
 
     def read(self) -> Held | None:
-        return cgroups.read(PID, proc=self.proc, cgroup=self.cgroup)
+        return self.kernel.read(PID)
 
     def tightest(self) -> int | None:
-        return cgroups.tightest_limit(PID, proc=self.proc, cgroup=self.cgroup)
+        return self.kernel.tightest_limit(PID)
 
 
 @pytest.fixture
@@ -154,6 +154,18 @@ def test_v2_beside_v1_has_its_own_mount(groups: Groups) -> None:
     groups.v2("app", root="unified", limit=5_000, anon=1_000)
     (groups.cgroup / "unified" / "cgroup.procs").write_text("")
     assert groups.read() == Held(used_bytes=1_000, limit_bytes=5_000)
+
+
+def test_a_process_that_moves_and_a_limit_that_changes_are_followed(groups: Groups) -> None:
+    groups.member("0::/one\n")
+    groups.v2(".", limit=None)
+    groups.v2("one", limit=1_000, anon=1)
+    groups.v2("two", limit=2_000, anon=2)
+    assert groups.read() == Held(used_bytes=1, limit_bytes=1_000)
+    groups.v2("one", limit=500, anon=3)
+    assert groups.read() == Held(used_bytes=3, limit_bytes=500)
+    groups.member("0::/two\n")
+    assert groups.read() == Held(used_bytes=2, limit_bytes=2_000)
 
 
 def test_no_groups_no_answer(groups: Groups) -> None:

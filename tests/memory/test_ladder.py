@@ -137,6 +137,15 @@ def test_an_action_that_helps_again_is_no_longer_futile(ladder: Ladder, clock: S
     assert ladder.may_act(RELEASE, "a", 0.72)
 
 
+def test_a_forgotten_action_starts_anew(ladder: Ladder) -> None:
+    ladder.step(0.72)
+    ladder.acted(RELEASE, "a", before=0.72, after=0.72)
+    ladder.acted(RELEASE, "b", before=0.72, after=0.72)
+    ladder.forget("a")
+    assert ladder.may_act(RELEASE, "a", 0.72)
+    assert not ladder.may_act(RELEASE, "b", 0.72)
+
+
 def test_rungs_need_different_names(clock: StillClock) -> None:
     with pytest.raises(InvalidInput):
         Ladder([Rung("a", 0.5, 0.4), Rung("a", 0.6, 0.5)], cooldown_s=1, clock=clock)

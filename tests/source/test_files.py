@@ -8,10 +8,11 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import pytest
 
+from embank.config import Size
 from embank.errors import SourceError
 from embank.records import Document
 from embank.source.files import TextFiles, document_id, open_regular
@@ -70,6 +71,15 @@ def test_a_single_file_is_read_whatever_the_rules_say(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nowhere"):
         TextFiles(tmp_path / "nowhere")
+
+
+def test_a_folder_that_is_gone_by_then_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "fleeting"
+    folder.mkdir()
+    source = TextFiles(folder)
+    folder.rmdir()
+    with pytest.raises(SourceError, match="fleeting is no longer there"):
+        list(source.documents())
 
 
 def test_a_device_is_no_source() -> None:
@@ -153,6 +163,7 @@ def test_marked_encodings(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [
+        ("cp1252", "naïve café\n"),
         ("cp1252", "Die Größe der Bäume überrascht mich, sagte die Frau; »schön«, fügte er hinzu. "),
         ("cp1251", "Съешь же ещё этих мягких французских булок да выпей чаю. "),
         ("shift_jis", "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"),
@@ -179,7 +190,7 @@ def test_invalid_utf8_late_in_a_large_file_yields_nothing_of_it(tmp_path: Path) 
 def test_a_large_file_comes_in_parts(tmp_path: Path) -> None:
     text = "".join(f"Paragraph {number}. It says little.\n\n" for number in range(2_000))
     write(tmp_path, "big.md", "# Big\n\n" + text)
-    source = TextFiles(tmp_path, settings=Settings(max_document_bytes=4096))
+    source = TextFiles(tmp_path, settings=Settings(max_document_bytes=Size(4096)))
     documents = list(source.documents())
     assert "".join(document.text for document in documents) == "# Big\n\n" + text
     assert [document.id for document in documents] == [f"big.md#part={n}" for n in range(1, len(documents) + 1)]
@@ -191,7 +202,7 @@ def test_a_large_file_comes_in_parts(tmp_path: Path) -> None:
 
 def test_blank_parts_are_left_out(tmp_path: Path) -> None:
     write(tmp_path, "gap.txt", "start" + "\n" * 10_000 + "end")
-    source = TextFiles(tmp_path, settings=Settings(max_document_bytes=1024))
+    source = TextFiles(tmp_path, settings=Settings(max_document_bytes=Size(1024)))
     assert [(document.id, document.text.strip()) for document in source.documents()] == [
         ("gap.txt#part=1", "start"),
         ("gap.txt#part=2", "end"),
@@ -202,7 +213,7 @@ def test_a_name_like_a_part_s_collides_with_nothing(tmp_path: Path) -> None:
     write(tmp_path, "x", "word " * 1_000)
     write(tmp_path, "x#part=2", "a file")
     write(tmp_path, "x#part=2#file", "another")
-    found = read(TextFiles(tmp_path, settings=Settings(max_document_bytes=1024)))
+    found = read(TextFiles(tmp_path, settings=Settings(max_document_bytes=Size(1024))))
     assert found["x#part=2#file"].text == "a file"
     assert found["x#part=2#file#file"].text == "another"
     assert found["x#part=2"].origin == "x"
@@ -326,7 +337,7 @@ def test_a_file_that_is_written_to_while_it_is_read(tmp_path: Path) -> None:
         def __init__(self, stream: BinaryIO) -> None:
             self._stream = stream
 
-        def __enter__(self) -> Growing:
+        def __enter__(self) -> Self:
             return self
 
         def __exit__(self, *_: object) -> None:

@@ -41,7 +41,7 @@ def kept_by_us(folder: Path) -> list[str]:
 
 
 NESTED = {
-    ".gitignore": "*.log\n!keep.log\n/build\ndocs/*\n!docs/api/\n**/cache/\nfoo/**/bar\n\\#odd\n\\!odd\ntrail\\ \n# no\n",
+    ".gitignore": "*.log\n!keep.log\n/build\ndocs/*\n!docs/api/\n**/cache/\nfoo/**/bar\n\\#odd\n\\!odd\ntrail\\ \n# no",
     "a.log": "",
     "keep.log": "",
     "build/x": "",
@@ -84,8 +84,42 @@ def test_nested_rules_and_negations_as_git_has_them(tmp_path: Path, inside: str)
 
 
 PATTERNS = (
-    *("a", "b/", "/a", "a/b", "a/b/", "*", "*/", "/*", "**", "**/", "**/a", "a/**", "a/**/c", "?", "[ab]", "[!a]", "[^b]"),
-    *("*.c", "a*", "/a/*", "a/*/c", "b.c", "**/b/", "a/**/", "[[:alpha:]]", "[a-", "a\\", "\\a", "[z-a]", "a**", "a/", "c"),
+    *(
+        "a",
+        "b/",
+        "/a",
+        "a/b",
+        "a/b/",
+        "*",
+        "*/",
+        "/*",
+        "**",
+        "**/",
+        "**/a",
+        "a/**",
+        "a/**/c",
+        "?",
+        "[ab]",
+        "[!a]",
+        "[^b]",
+    ),
+    *(
+        "*.c",
+        "a*",
+        "/a/*",
+        "a/*/c",
+        "b.c",
+        "**/b/",
+        "a/**/",
+        "[[:alpha:]]",
+        "[a-",
+        "a\\",
+        "\\a",
+        "[z-a]",
+        "a**",
+        "a/",
+        "c",
+    ),
     *("*b*", "/**/c", "**/a/**", "#a", "", " ", "a ", "b.*", "[]a]", "[a&&b]", "*a/b", "**b", "/"),
 )
 

@@ -9,7 +9,8 @@ import pytest
 
 from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
-from embank.store import views
+from embank.store import collections, views
+from embank.store.local import LocalStore
 
 from .conftest import OpenStore, words, write
 
@@ -145,3 +146,25 @@ def test_words_match_by_their_stem_and_without_accents(open_store: OpenStore) ->
     write(notes, {"a": "The café parses dates quickly."})
     assert words(notes, "parsing") == ["a"]
     assert words(notes, "CAFE") == ["a"]
+
+
+def test_a_view_far_behind_is_brought_up_to_date_on_closing(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    write(store.collection("few"), {f"d{number}": "rivers" for number in range(10)})
+    write(store.collection("many"), {f"d{number}": "rivers" for number in range(300)})
+    store.close()
+    assert [folder.parent.name for folder in sorted((tmp_path / "bank" / "views").glob("*/lexical"))] == ["1-0", "2-0"]
+    reader = open_store(read_only=True)
+    for name, on_disk in (("few", 0), ("many", 300)):
+        view = reader.lexical_view(reader_row(reader, name))
+        assert isinstance(view, views.ReaderView)
+        _, mark = view._look()
+        assert mark.slots == on_disk
+        assert len(words(reader.collection(name), "rivers", 400)) == {"few": 10, "many": 300}[name]
+
+
+def reader_row(store: LocalStore, name: str) -> collections.Row:
+    with store.reading() as connection:
+        row = collections.find(connection, name)
+    assert row is not None
+    return row

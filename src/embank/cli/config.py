@@ -51,9 +51,15 @@ def show(
     for row in rows:
         given = row.provenance != "default"
         output.add_row(
-            made, row.key, _words(row.value), row.provenance, " ".join(row.description.split()), style="bold" if given else None
+            made,
+            row.key,
+            _words(row.value),
+            row.provenance,
+            " ".join(row.description.split()),
+            style="bold" if given else None,
         )
-    output.show(made, f"file: {config.file or 'none'}")
+    output.show(made)
+    output.say(f"file: {config.file or 'none'}")
 
 
 def _plain(value: object) -> object:

@@ -8,7 +8,6 @@ or indexed too little ends in an error.
 from __future__ import annotations
 
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -127,7 +126,9 @@ def demo(
     outcome.total_seconds = time.perf_counter() - started_s
     shortfall = outcome.shortfall
     if invocation.as_json:
-        failed = None if shortfall is None else {"kind": "DemoFellShort", "message": shortfall[1], "exit_code": shortfall[0]}
+        failed = (
+            None if shortfall is None else {"kind": "DemoFellShort", "message": shortfall[1], "exit_code": shortfall[0]}
+        )
         output.write_json({**outcome.as_dict(), **({"error": failed} if failed else {})})
     else:
         _show_summary(outcome, keep)
@@ -179,9 +180,7 @@ def _index(bank: Bank, watch: PeakWatch) -> tuple[IngestReport, float, float | N
 
     progress = DemoProgress("standard library", bank.memory, watch)
     with bank.events.subscribe(progress.hear, capacity=4096), showing(progress):
-        report = bank.collection().index(
-            lambda on_skip: StandardLibrary(on_skip=on_skip), on_progress=progress.update
-        )
+        report = bank.collection().index(lambda on_skip: StandardLibrary(on_skip=on_skip), on_progress=progress.update)
     return report, report.seconds, progress.conversion_s
 
 
@@ -233,6 +232,9 @@ def _show_summary(outcome: Outcome, keep: Path | None) -> None:
     report = outcome.report
     within = "within" if outcome.peak_bytes <= outcome.budget_bytes else "OVER"
     given_back = outcome.before_release_bytes - outcome.after_release_bytes
+    before, after, budget = map(
+        output.size, (outcome.before_release_bytes, outcome.after_release_bytes, outcome.budget_bytes)
+    )
     made = output.table("", "measured", "")
     rows: list[tuple[str, str, str]] = [
         ("documents", f"{outcome.documents:,}", f"{report.unchanged:,} of them unchanged" if report.unchanged else ""),
@@ -241,12 +243,12 @@ def _show_summary(outcome: Outcome, keep: Path | None) -> None:
         (
             "peak memory",
             output.size(outcome.peak_bytes),
-            f"{within} the budget of {output.size(outcome.budget_bytes)}, whole process tree, {outcome.samples:,} samples",
+            f"{within} the budget of {budget}, whole process tree, {outcome.samples:,} samples",
         ),
         (
             "given back",
             output.size(given_back),
-            f"{output.size(outcome.before_release_bytes)} → {output.size(outcome.after_release_bytes)} by bank.release()",
+            f"{before} → {after} by bank.release()",
         ),
     ]
     if outcome.conversion_seconds is not None:
@@ -258,5 +260,4 @@ def _show_summary(outcome: Outcome, keep: Path | None) -> None:
     lines = ["Now your own:", "  embank index ~/notes", '  embank search "what did we decide about backups"']
     if keep is not None:
         lines += ["", "Or ask this one on:", f'  embank search "open a file as text"{bank}']
-    output.show("\n".join(lines))
-    sys.stdout.flush()
+    output.say(*lines)

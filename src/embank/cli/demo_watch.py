@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from embank.memory.meter import Meter
 
 SAMPLE_EVERY_S = 0.02
+NEWBORN_S = 0.005
+"""A child that has not yet become another program shows its parent's memory as its own for less than this."""
+
 _BAR_WIDTH = 40
 _STYLES = ("cyan", "magenta", "yellow", "blue", "red")
 
@@ -42,6 +45,7 @@ class PeakWatch:
         self._done = threading.Event()
         self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._watch, name="embank-peak", daemon=True)
+        self._processes = 0
         self.peak_bytes = 0
         self.samples = 0
 
@@ -66,7 +70,13 @@ class PeakWatch:
             self._failed = error
 
     def _sample(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, self._meter.read().tree_bytes)
+        reading = self._meter.read()
+        if reading.processes > self._processes > 0:
+            # Between vfork and exec a child runs in its parent's memory, and both would count the same pages.
+            self._done.wait(NEWBORN_S)
+            reading = self._meter.read()
+        self._processes = reading.processes
+        self.peak_bytes = max(self.peak_bytes, reading.tree_bytes)
         self.samples += 1
 
 
@@ -78,6 +88,7 @@ class DemoProgress(Progress):
         self.conversion_s: float | None = None
         self._watch = watch
         self._model = "model: not loaded"
+        self._told = ""
         self._rung: str | None = None
         self._heard = 0
         self._first_s: float | None = None
@@ -95,7 +106,9 @@ class DemoProgress(Progress):
                 self._model = f"model: converting {event.name} to {event.precision}, once"
             case ModelConverted():
                 self.conversion_s = event.seconds
-                self._model = f"model: {event.name} converted in {duration(event.seconds)}, child peak {size(event.peak_bytes)}"
+                self._model = (
+                    f"model: {event.name} converted in {duration(event.seconds)}, child peak {size(event.peak_bytes)}"
+                )
             case ModelLoadStarted():
                 self._model = f"model: loading {event.model}"
             case ModelLoadProgressed():
@@ -122,8 +135,9 @@ class DemoProgress(Progress):
         """Figures, memory by consumer, and the model."""
         held = self.memory()
         parts = ", ".join(f"{name} {size(count)}" for name, count in _parts(held))
-        peak = f"peak {size(self._watch.peak_bytes)}"
-        return f"{super().line()} ({parts}), {peak}; {self._model}"
+        told, self._told = self._told, self._model
+        news = "" if told == self._model else f"; {self._model}"
+        return f"{super().line()} ({parts}), peak {size(self._watch.peak_bytes)}{news}"
 
     def picture(self) -> RenderableType:
         """The bar of progress above the panel of memory."""
@@ -135,10 +149,15 @@ class DemoProgress(Progress):
         parts = _parts(held)
         styles = [_STYLES[at % len(_STYLES)] for at in range(len(parts))]
         shares = [(count, style) for (_, count), style in zip(parts, styles, strict=True)]
-        rows = table("", "", "", numbers=[""])
+        rows = table("consumer", "bytes", "share", numbers=["bytes"])
         rows.show_header = False
         for (name, count), style in zip(parts, styles, strict=True):
-            add_row(rows, Text(name, style=style), Text(size(count).rjust(9)), bar([(count, style)], whole=held.budget_bytes, width=_BAR_WIDTH))
+            add_row(
+                rows,
+                Text(name, style=style),
+                Text(size(count)),
+                bar([(count, style)], whole=held.budget_bytes, width=_BAR_WIDTH),
+            )
         whole = Text(f"{size(held.real_bytes)} of {size(held.budget_bytes)}, peak {size(self._watch.peak_bytes)}")
         if self._rung is not None:
             whole.append(f", rung: {self._rung}", style="yellow")

@@ -68,7 +68,7 @@ def list_(
         output.write_json({"collection": collection, "documents": documents, "next_after": last})
         return
     if not found:
-        output.show(f"no documents match (of {total:,} in {collection})")
+        output.say(f"no documents match (of {total:,} in {collection})")
         return
     made = output.table("id", "passages", "changed", "metadata", "text", numbers=["passages"])
     for document in found:
@@ -82,7 +82,7 @@ def list_(
         )
     output.show(made)
     if last is not None and len(found) < total:
-        output.show(f"{len(found):,} shown; go on with --after {output.plain(last)!r}")
+        output.say(f"{len(found):,} shown; go on with --after {output.plain(last)!r}")
 
 
 @on_bank
@@ -113,13 +113,19 @@ def delete(
             gone = opened.delete(doomed) if condition is None else opened.delete(where=condition)
     if invocation.as_json:
         output.write_json(
-            {"collection": collection, "matched": len(doomed), "deleted": gone, "dry_run": dry_run, "ids": doomed[:1_000]}
+            {
+                "collection": collection,
+                "matched": len(doomed),
+                "deleted": gone,
+                "dry_run": dry_run,
+                "ids": doomed[:1_000],
+            }
         )
         return
     if dry_run:
-        output.show(f"would delete {output.counted(len(doomed), 'document')} of {collection}{_few(doomed)}")
+        output.say(f"would delete {output.counted(len(doomed), 'document')} of {collection}{_few(doomed)}")
     else:
-        output.show(f"deleted {output.counted(gone, 'document')} of {collection}")
+        output.say(f"deleted {output.counted(gone, 'document')} of {collection}")
 
 
 def _matching(collection: Collection, ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> list[str]:

@@ -84,9 +84,7 @@ def tell(error: BaseException, *, as_json: bool) -> int:
     return code
 
 
-def tell_failure(
-    kind: str, message: str, *, code: int, as_json: bool, fields: Mapping[str, Any] | None = None
-) -> None:
+def tell_failure(kind: str, message: str, *, code: int, as_json: bool, fields: Mapping[str, Any] | None = None) -> None:
     """Write one failure: a line for people on standard error, or a JSON document on standard output."""
     from embank.cli.output import plain, write_json
 

@@ -36,7 +36,9 @@ def index(
     collection: CollectionName = "default",
     kind: Annotated[
         str | None,
-        typer.Option("--as", metavar="KIND", help="Read them as text, jsonl, docstrings or stdlib, whatever their names."),
+        typer.Option(
+            "--as", metavar="KIND", help="Read them as text, jsonl, docstrings or stdlib, whatever their names."
+        ),
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Only files that match; may be repeated.")
@@ -108,7 +110,7 @@ def add(
         return
     counts = {"added": report.added, "updated": report.updated, "metadata updated": report.relabeled}
     done = next((word for word, count in counts.items() if count), "unchanged, nothing to embed")
-    output.show(f"{output.plain(name)}: {done} ({output.counted(total, 'document')} in {collection})")
+    output.say(f"{output.plain(name)}: {done} ({output.counted(total, 'document')} in {collection})")
 
 
 class _Run:
@@ -127,11 +129,8 @@ class _Run:
             for named in sources:
                 self._index(bank, named)
         except KeyboardInterrupt as error:
-            told = (
-                f"interrupted: {output.counted(self._safe, 'document')} written by this run "
-                f"{'is' if self._safe == 1 else 'are'} safe in {bank.path}; "
-                f"run the same command again to go on"
-            )
+            safe = f"{output.counted(self._safe, 'document')} written by this run safe in {bank.path}"
+            told = f"interrupted, with {safe}; run the same command again to go on"
             errors.tell_failure(
                 "KeyboardInterrupt",
                 told,
@@ -188,7 +187,8 @@ class _Run:
                 output.add_row(made, label, f"{total[name]:,}", note)
         for reason, count in total["skipped"].items():
             output.add_row(made, f"skipped: {reason}", f"{count:,}", self._samples(reason))
-        output.show(made, self._closing(total))
+        output.show(made)
+        output.say(self._closing(total))
 
     def _samples(self, reason: str) -> str:
         found = [
@@ -262,7 +262,9 @@ def _text(text: str | None, file: Path | None) -> str:
     try:
         decoded = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{where} is not UTF-8 text, at byte {error.start}; `embank index` reads other encodings") from error
+        raise InvalidInput(
+            f"{where} is not UTF-8 text, at byte {error.start}; `embank index` reads other encodings"
+        ) from error
     if not decoded.strip():
         raise InvalidInput(f"{where} holds no text")
     return decoded

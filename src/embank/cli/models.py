@@ -38,9 +38,12 @@ def list_(invocation: Invocation) -> None:
         name = f"{facts['name']}{' (in use)' if facts['chosen'] else ''}\n{facts['title']}"
         dimensions = ", ".join(map(str, facts["dimensions"]))
         where = _short(facts["folder"]) if facts["folder"] else f"not here: {facts['get']}"
-        output.add_row(made, _lines(name), dimensions, f"{facts['max_tokens']:,}", facts["license"], where, _lines(copies or "–"))
-    output.show(made, f"converted and pulled models: {_short(str(directory))}")
-    output.show("any folder with a BERT-family model in safetensors will do, too: --model FOLDER")
+        output.add_row(
+            made, _lines(name), dimensions, f"{facts['max_tokens']:,}", facts["license"], where, _lines(copies or "–")
+        )
+    output.show(made)
+    output.say(f"converted and pulled models: {_short(str(directory))}")
+    output.say("any folder with a BERT-family model in safetensors will do, too: --model FOLDER")
 
 
 @configured
@@ -63,11 +66,13 @@ def pull(
         guess = nearest(name, KNOWN)
         hint = f"; did you mean {guess!r}?" if guess else ""
         raise ModelNotFound(f"unknown model {name!r}: known are {', '.join(KNOWN)}{hint}", name=name, known=list(KNOWN))
-    folder = download(model, directory=models_directory(embed.directory), progress=_downloading(quiet=invocation.as_json))
+    folder = download(
+        model, directory=models_directory(embed.directory), progress=_downloading(quiet=invocation.as_json)
+    )
     if invocation.as_json:
         output.write_json({"name": model.name, "folder": str(folder), "bytes": _folder_bytes(folder)})
     else:
-        output.show(f"{model.name}: {output.size(_folder_bytes(folder))} in {folder}")
+        output.say(f"{model.name}: {output.size(_folder_bytes(folder))} in {folder}")
 
 
 def _facts(model: KnownModel, directory: Path, *, chosen: str) -> dict[str, Any]:

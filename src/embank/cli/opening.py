@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from embank.store.protocol import CollectionInfo
 
 Use = Literal["read", "change", "create"]
-"""`read` works beside a process that writes; `change` writes to a bank that must exist; `create` makes it if missing."""
+"""`read` works beside a process that writes; `change` writes to a bank that must exist; `create` may make one."""
 
 
 class OpenBank(Protocol):
@@ -40,7 +40,7 @@ class OpenBank(Protocol):
 def open_bank(invocation: Invocation, use: Use) -> Iterator[OpenBank]:
     """The bank of this invocation, open until the block ends.
 
-    Raises `BankNotFound` unless `use` is "create", `BankLocked` where another process writes it and `use` is not "read".
+    Raises `BankNotFound` unless `use` is "create", and `BankLocked`, unless it is "read", where another process writes.
     """
     config = invocation.config()
     from embank import bank as local

@@ -23,7 +23,9 @@ _SHARED = "Shared options"
 
 BankPath = Annotated[
     Path,
-    typer.Option("--bank", "-b", envvar="EMBANK_BANK", metavar="DIR", help="The bank's directory.", rich_help_panel=_SHARED),
+    typer.Option(
+        "--bank", "-b", envvar="EMBANK_BANK", metavar="DIR", help="The bank's directory.", rich_help_panel=_SHARED
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -31,15 +33,11 @@ ConfigFile = Annotated[
 ]
 Memory = Annotated[
     str | None,
-    typer.Option(
-        "--memory", metavar="SIZE", help="The memory budget: 512MB, 1GiB, 60%.", rich_help_panel=_SHARED
-    ),
+    typer.Option("--memory", metavar="SIZE", help="The memory budget: 512MB, 1GiB, 60%.", rich_help_panel=_SHARED),
 ]
 ModelName = Annotated[
     str | None,
-    typer.Option(
-        "--model", metavar="NAME", help="The embedding model: a name or a folder.", rich_help_panel=_SHARED
-    ),
+    typer.Option("--model", metavar="NAME", help="The embedding model: a name or a folder.", rich_help_panel=_SHARED),
 ]
 SetSettings = Annotated[
     list[str] | None,
@@ -50,9 +48,7 @@ SetSettings = Annotated[
         rich_help_panel=_SHARED,
     ),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output.", rich_help_panel=_SHARED)
-]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.", rich_help_panel=_SHARED)]
 CollectionName = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
 WhereFilter = Annotated[
     str | None,
@@ -142,7 +138,7 @@ def _with_flags(command: Callable[..., None], *, bank: bool) -> Callable[..., No
     # What typer reads: the signature, and the annotations that go with it.
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined]  # it would lead back to the narrower signature
+    del run.__wrapped__  # it would lead back to the narrower signature
     return run
 
 
@@ -158,7 +154,9 @@ def json_object(text: str, *, flag: str, example: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{flag}: {text[:200]!r} is not JSON: {error}; write for example {flag} '{example}'") from error
+        raise InvalidInput(
+            f"{flag}: {text[:200]!r} is not JSON: {error}; write for example {flag} '{example}'"
+        ) from error
     if not isinstance(value, dict):
         raise InvalidInput(f"{flag}: {text[:200]!r} is not a JSON object; write for example {flag} '{example}'")
     return value

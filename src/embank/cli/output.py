@@ -22,7 +22,7 @@ _PIPED_WIDTH = 160
 
 
 def write_json(document: object) -> None:
-    """One JSON document and a line end; indented for a terminal. ASCII, so that any locale and any file name will do."""
+    """One JSON document and a line end; indented for a terminal. ASCII, so that any locale and file name will do."""
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(document, ensure_ascii=True, allow_nan=False, default=_as_json, indent=indent)
     sys.stdout.write(text + "\n")
@@ -43,6 +43,12 @@ def show(*renderables: RenderableType) -> None:
     screen = console()
     for renderable in renderables:
         screen.print(renderable)
+    sys.stdout.flush()
+
+
+def say(*lines: str) -> None:
+    """Print lines for people, as they are."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 
 

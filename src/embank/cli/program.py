@@ -19,8 +19,12 @@ Embed text, store it and search it, inside a memory budget that holds.
 
 See it work:  [bold]embank demo[/bold]
 
-Your own:     [bold]embank index ~/notes[/bold]
-              [bold]embank search "what did we decide about backups"[/bold]
+Your own:     [bold]embank index ~/notes --include '*.md'[/bold]
+              [bold]embank search "what did we decide about backups" -k 5[/bold]
+              [bold]embank list --where '{"title": "Plans"}'[/bold]
+
+Set it up:    [bold]embank models list[/bold]
+              [bold]embank config show memory[/bold]
 """
 
 _EPILOG = (
@@ -33,13 +37,21 @@ _EPILOG = (
 class Program(TyperGroup):
     """The group of all commands. Ends in `SystemExit`, whatever happens."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = False,  # noqa: ARG002, FBT001, FBT002 -- the parser's own signature; always off here
+        windows_expand_args: bool = True,  # noqa: FBT001, FBT002 -- likewise
+        **extra: Any,
+    ) -> Any:
         """Run one command; every error is told once and becomes its exit code."""
         arguments = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in arguments
         try:
             code = super().main(
-                args=arguments, prog_name=prog_name, **{**extra, "standalone_mode": False, "obj": as_json}
+                arguments, prog_name, complete_var, False, windows_expand_args, **{**extra, "obj": as_json}
             )
         except Abort:  # end of input where an answer was asked for
             code = errors.tell(KeyboardInterrupt(), as_json=as_json)
@@ -99,8 +111,11 @@ app = typer.Typer(
 @app.callback()
 def _root(
     *,
-    version: Annotated[  # noqa: ARG001 -- its callback acts
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda value: _version(asked=value))
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=lambda value: _version(asked=value)
+        ),
     ] = False,
 ) -> None:
     pass

@@ -51,7 +51,13 @@ def search(
         seconds = time.perf_counter() - started_s
     if invocation.as_json:
         output.write_json(
-            {"collection": collection, "query": query, "k": k, "seconds": seconds, "hits": [asdict(hit) for hit in hits]}
+            {
+                "collection": collection,
+                "query": query,
+                "k": k,
+                "seconds": seconds,
+                "hits": [asdict(hit) for hit in hits],
+            }
         )
     else:
         _show(hits, query, collection, seconds=seconds, explain=explain)
@@ -59,7 +65,7 @@ def search(
 
 def _show(hits: Sequence[Hit], query: str, collection: str, *, seconds: float, explain: bool) -> None:
     if not hits:
-        output.show(f"nothing found in {collection}")
+        output.say(f"nothing found in {collection}")
         return
     parts = list(dict.fromkeys(name for hit in hits for name in hit.scores)) if explain else []
     numbers = ["score", *parts]
@@ -73,14 +79,19 @@ def _show(hits: Sequence[Hit], query: str, collection: str, *, seconds: float, e
         output.add_row(made, *cells)
     output.show(made)
     if explain:
-        output.show(f"{output.counted(len(hits), 'hit')} in {output.duration(seconds)}, the model's loading included")
+        output.say(f"{output.counted(len(hits), 'hit')} in {output.duration(seconds)}, the model's loading included")
     if any(hit.degraded for hit in hits):
-        output.show("degraded: the index of words is not up to date, newest documents may be missing from it")
+        output.say("degraded: the index of words is not up to date, newest documents may be missing from it")
 
 
-def _name(hit: Hit) -> str:
+def _name(hit: Hit) -> Text:
+    from rich.text import Text
+
+    made = Text(output.plain(hit.id))
     title = hit.metadata.get("title")
-    return f"{hit.id}\n{output.one_line(title, 60)}" if isinstance(title, str) and title else hit.id
+    if isinstance(title, str) and title:
+        made.append(f"\n{output.one_line(title, 60)}", style="dim")
+    return made
 
 
 def passage(text: str, query: str, *, limit: int) -> Text:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from embank.errors import InvalidInput
@@ -48,7 +48,7 @@ def guessed_kind(name: str) -> str:
     """`stdlib` and `-` mean themselves (a folder of that name is `./stdlib`); the rest is told by how it ends."""
     if name == STANDARD_LIBRARY:
         return STANDARD_LIBRARY
-    if name == STANDARD_INPUT or (name.lower().endswith(_JSON_LINES) and not os.path.isdir(name)):
+    if name == STANDARD_INPUT or (name.lower().endswith(_JSON_LINES) and not Path(name).is_dir()):
         return "jsonl"
     return "text"
 

@@ -44,7 +44,7 @@ def stats(
         )
         return
     if not infos:
-        output.show(f"{invocation.bank} is empty: `embank index` or `embank add` puts documents into it")
+        output.say(f"{invocation.bank} is empty: `embank index` or `embank add` puts documents into it")
         return
     _show(infos, on_disk)
 
@@ -60,7 +60,7 @@ def count(invocation: Invocation, *, collection: CollectionName = "default") -> 
     if invocation.as_json:
         output.write_json({"collection": collection, "count": documents})
     else:
-        output.show(str(documents))
+        output.say(str(documents))
 
 
 def _show(infos: list[CollectionInfo], on_disk: dict[str, int]) -> None:
@@ -79,7 +79,8 @@ def _show(infos: list[CollectionInfo], on_disk: dict[str, int]) -> None:
             output.moment(info.changed),
         )
     parts = ", ".join(f"{name} {output.size(held)}" for name, held in on_disk.items() if name != "total")
-    output.show(made, f"on disk {output.size(on_disk['total'])}: {parts}")
+    output.show(made)
+    output.say(f"on disk {output.size(on_disk['total'])}: {parts}")
 
 
 def vector_bytes(info: CollectionInfo) -> int:

@@ -40,21 +40,29 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     peak = _Peak()
     try:
-        files = convert(given.source, given.target, given.precision, on_progress=_reporter(peak))
+        files = convert(
+            given.source, given.target, given.precision, on_progress=_reporter(), on_write=peak.sample
+        )
     except ModelFileError as error:
         _say(error=error.message, fields={key: str(value) for key, value in error.fields.items()})
         return FAILED_STATUS
-    _say(done=True, peak_bytes=peak.sampled(), files=files)
+    _say(done=True, peak_bytes=peak.bytes, files=files)
     return 0
 
 
 def convert(
-    source: Path, target: Path, precision: Precision, *, on_progress: Callable[[float, str], None]
+    source: Path,
+    target: Path,
+    precision: Precision,
+    *,
+    on_progress: Callable[[float, str], None],
+    on_write: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, int | str]]:
     """Convert `source` into the empty folder `target`; the bytes and the BLAKE2b-256 of each file written.
 
-    Raises `ModelFileError` when the source is damaged or of another architecture, `OSError` when the target can't be
-    written.
+    `on_write` is called at each write to the model's file, when a block is in hand. Raises `ModelFileError` when the
+    source is damaged or of another architecture, `OSError` when the target
+    can't be written.
     """
     from embank.embed.ctformat import bert_variables, write_model  # noqa: PLC0415 — after `hygiene`, see `main`
     from embank.embed.folder import TOKENIZER, WEIGHTS, read_shape  # noqa: PLC0415
@@ -64,7 +72,7 @@ def convert(
     files = {}
     with SafetensorsFile(source / WEIGHTS) as weights:
         variables = bert_variables(shape, weights)
-        with _Written(target / "model.bin") as out:
+        with _Written(target / "model.bin", on_write) as out:
             write_model(out, weights, variables, precision, on_progress=on_progress)
         files["model.bin"] = out.facts
     for name, content in _companions(shape).items():
@@ -102,7 +110,8 @@ def _companions(shape: BertShape) -> dict[str, bytes]:
 class _Written:
     """A new file that hashes what is written to it and is on the disk when the context ends."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_write: Callable[[], None] = lambda: None) -> None:
+        self._on_write = on_write
         self._file: IO[bytes] = path.open("xb", buffering=1 << 16)
         self._digest = hashlib.blake2b(digest_size=32)
         self._bytes = 0
@@ -119,6 +128,7 @@ class _Written:
                 self.facts = {"bytes": self._bytes, "blake2b": self._digest.hexdigest()}
 
     def write(self, data: bytes | memoryview) -> int:
+        self._on_write()
         self._digest.update(data)
         written = self._file.write(data)
         self._bytes += written
@@ -126,29 +136,30 @@ class _Written:
 
 
 class _Peak:
-    """The most anonymous memory seen, read between variables. The kernel keeps no high-water mark of it."""
+    """The most anonymous memory seen when sampled. The kernel keeps no high-water mark of it.
+
+    Stays 0 where there is no /proc, which says "not measured".
+    """
 
     def __init__(self) -> None:
-        self._bytes = 0
+        self.bytes = 0
 
-    def sampled(self) -> int:
+    def sample(self) -> None:
         try:
             with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 — called a hundred times
                 line = next((line for line in status if line.startswith("RssAnon")), None)
         except OSError:
-            return self._bytes  # no /proc: the parent reports 0, which says "not measured"
+            return
         if line is not None:
-            self._bytes = max(self._bytes, int(line.split()[1]) * 1024)
-        return self._bytes
+            self.bytes = max(self.bytes, int(line.split()[1]) * 1024)
 
 
-def _reporter(peak: _Peak) -> Callable[[float, str], None]:
-    """Prints a line for each hundredth that was done, and samples the peak at every variable."""
+def _reporter() -> Callable[[float, str], None]:
+    """Prints a line for each hundredth that was done."""
     last = -1
 
     def report(fraction: float, step: str) -> None:
         nonlocal last
-        peak.sampled()
         if int(fraction * 100) > last:
             last = int(fraction * 100)
             _say(fraction=round(fraction, 3), step=step)

@@ -24,6 +24,7 @@ from embank.embed.locate import advice, check_files, not_here
 from embank.embed.manifest import NAME, Manifest, check_converted, read_manifest
 from embank.errors import ModelError, ModelFileError
 from embank.events.kinds import ModelConversionStarted, ModelConverted
+from embank.memory import hygiene
 from embank.system.files import Files
 from embank.system.log import get_logger
 from embank.system.process import ChildResult, run_child
@@ -35,7 +36,7 @@ _log = get_logger(__name__)
 
 CONVERTER_VERSION = 1
 BINARY_VERSION = 6
-# Measured: 26 MB anonymous at most, interpreter and numpy included, whatever the model's size; see the tests.
+# Measured: 22 MB anonymous at most, interpreter and numpy included, whatever the model's size; see the tests.
 CHILD_BYTES = 32 << 20
 _TIMEOUT_S = 1800.0
 
@@ -176,8 +177,12 @@ def _convert(request: LoadRequest, source: Path, temporary: Path) -> _Child:
             "embank.embed.convert",
             arguments,
             on_line=on_line,
-            # One thread: the child's work is reading and rounding, and each thread's arena would count.
-            environ={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            environ={
+                **hygiene.child_environment(mmap_threshold_bytes=hygiene.LEAN_THRESHOLD_BYTES),
+                # The child's work is reading and rounding; a matrix library's threads would only take memory.
+                "OPENBLAS_NUM_THREADS": "1",
+                "OMP_NUM_THREADS": "1",
+            },
             timeout_s=_TIMEOUT_S,
         )
     if "error" in last:

@@ -11,7 +11,6 @@ gives the same bits (measured: 400 of 400 texts), at no loss of speed that could
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from embank.embed.model import Fingerprint
 from embank.embed.tokens import Tokens
 from embank.embed.verify import check_against_reference
 from embank.errors import EmbeddingFailed, InvalidInput, ModelFileError
+from embank.memory.hygiene import usable_cpus
 
 if TYPE_CHECKING:
     from embank.embed.ctformat import Precision
@@ -53,7 +53,7 @@ def load(request: LoadRequest) -> Engine:
     Raises what `ensure_converted` raises, `InvalidInput` for dimensions that the model was not trained for, and
     `ModelFileError` when the runtime refuses the files or this processor.
     """
-    threads = request.settings.threads or len(os.sched_getaffinity(0))
+    threads = request.settings.threads or usable_cpus()
     batch_tokens = request.settings.padded_tokens
 
     def open_within_budget(folder: Path, manifest: Manifest) -> Ct2Engine:

@@ -12,6 +12,7 @@ stacks, some 0.2 % of what is mapped.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from pathlib import Path
 _NO_LIMIT_BYTES = 1 << 60
 """Version 1 says "no limit" with a number near 2**63, rounded down to a page."""
 
-_KERNEL_PARTS = ("kernel_stack", "pagetables", "sec_pagetables", "percpu", "vmalloc", "slab_unreclaimable")
+_V1_PARTS = (b"total_rss", b"total_shmem", b"total_dirty", b"total_writeback")
+_V2_PARTS = (b"anon", b"shmem", b"file_dirty", b"file_writeback", b"sock")
+_KERNEL_PARTS = (b"kernel_stack", b"pagetables", b"sec_pagetables", b"percpu", b"vmalloc", b"slab_unreclaimable")
 """Unreclaimable kernel memory, where the kernel (before 5.18) has no `kernel` total."""
 
 
@@ -33,46 +36,67 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The memory group of a process and those above it, nearest first."""
+    """The memory group of a process and those above it, nearest first, as folders."""
 
     version: int
-    folders: tuple[Path, ...]
+    folders: tuple[str, ...]
 
 
-def read(pid: int, *, proc: Path, cgroup: Path) -> Held | None:
-    """The group with the least room left, from the process's own up to the root of what is mounted.
+class ControlGroups:
+    """The memory groups below the mount `cgroup`. Thread-safe.
 
-    Without any limit it is the process's own group. None where there are no memory groups.
+    Where a process's folders lie is looked up again only when the kernel names another group for it; limits and figures
+    are read afresh.
     """
-    group = _find(pid, proc, cgroup)
-    if group is None:
-        return None
-    tightest: Held | None = None
-    for folder, limit_bytes in _limits(group):
-        held = Held(_used(folder, group.version), limit_bytes)
-        if tightest is None or limit_bytes - held.used_bytes < _room(tightest):
-            tightest = held
-    return tightest or Held(_used(group.folders[0], group.version), None)
+
+    def __init__(self, *, proc: Path, cgroup: Path) -> None:
+        self._proc = proc
+        self._cgroup = cgroup
+        self._found: tuple[bytes, _Group | None] = (b"", None)
+
+    def read(self, pid: int) -> Held | None:
+        """The group with the least room left, from the process's own up to the root of what is mounted.
+
+        Without any limit it is the process's own group. None where there are no memory groups.
+        """
+        group = self._group(pid)
+        if group is None:
+            return None
+        tightest: Held | None = None
+        least_bytes = _NO_LIMIT_BYTES
+        for folder, limit_bytes in _limits(group):
+            held = Held(_used(folder, group.version), limit_bytes)
+            if tightest is None or limit_bytes - held.used_bytes < least_bytes:
+                tightest, least_bytes = held, limit_bytes - held.used_bytes
+        return tightest or Held(_used(group.folders[0], group.version), None)
+
+    def tightest_limit(self, pid: int) -> int | None:
+        """The smallest limit from the process's group up to the root, or None where there is none."""
+        group = self._group(pid)
+        return None if group is None else min((limit for _, limit in _limits(group)), default=None)
+
+    def _group(self, pid: int) -> _Group | None:
+        try:
+            membership = read_bytes(f"{self._proc}/{pid}/cgroup")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        known, group = self._found
+        if membership != known or group is None:
+            group = _find(os.fsdecode(membership), self._cgroup)
+            self._found = (membership, group)
+        return group
 
 
-def tightest_limit(pid: int, *, proc: Path, cgroup: Path) -> int | None:
-    """The smallest limit from the process's group up to the root, or None where there is none."""
-    group = _find(pid, proc, cgroup)
-    return None if group is None else min((limit for _, limit in _limits(group)), default=None)
+def read_bytes(path: str) -> bytes:
+    """The whole of a small file of the kernel's. Readings are frequent, and a `Path` costs as much as the read."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 — see above
+        return file.readall()
 
 
-def _room(held: Held) -> int:
-    return (_NO_LIMIT_BYTES if held.limit_bytes is None else held.limit_bytes) - held.used_bytes
-
-
-def _find(pid: int, proc: Path, cgroup: Path) -> _Group | None:
+def _find(membership: str, cgroup: Path) -> _Group | None:
     """Version 1 where its memory controller is mounted, as the kernel allows a controller in one hierarchy only."""
-    try:
-        lines = (proc / str(pid) / "cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
     unified: str | None = None
-    for line in lines:
+    for line in membership.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if "memory" in controllers.split(","):
@@ -91,46 +115,45 @@ def _folders(version: int, root: Path, path: str) -> _Group | None:
     In a container `path` may be told as the host sees it while `root` is the container's own group: then the longest
     tail of it that exists is taken, in the end `root` itself.
     """
-    parts = [part for part in path.split("/") if part not in ("", "..")]
+    parts = [part for part in path.split("/") if part not in {"", ".."}]
     while parts and not root.joinpath(*parts, "memory.stat").exists():
         del parts[0]
     folders = [root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-    present = tuple(folder for folder in folders if (folder / "memory.stat").exists())
+    present = tuple(str(folder) for folder in folders if (folder / "memory.stat").exists())
     return _Group(version, present) if present else None
 
 
-def _limits(group: _Group) -> Iterator[tuple[Path, int]]:
+def _limits(group: _Group) -> Iterator[tuple[str, int]]:
     """Each folder that has a limit, and the limit."""
     for depth, folder in enumerate(group.folders):
         limit_bytes = _limit(folder, group.version)
         if group.version == 1 and depth == 0:
             # Groups above that a container can't see count here.
-            limit_bytes = min(limit_bytes, _stat(folder).get("hierarchical_memory_limit", _NO_LIMIT_BYTES))
+            limit_bytes = min(limit_bytes, _stat(folder).get(b"hierarchical_memory_limit", _NO_LIMIT_BYTES))
         if limit_bytes < _NO_LIMIT_BYTES:
             yield folder, limit_bytes
 
 
-def _limit(folder: Path, version: int) -> int:
+def _limit(folder: str, version: int) -> int:
     try:
-        text = (folder / ("memory.limit_in_bytes" if version == 1 else "memory.max")).read_text("ascii").strip()
+        text = read_bytes(f"{folder}/memory.limit_in_bytes" if version == 1 else f"{folder}/memory.max").strip()
     except FileNotFoundError:
         return _NO_LIMIT_BYTES  # the root group has no such file in version 2
-    return int(text) if text.isdecimal() else _NO_LIMIT_BYTES  # "max"
+    return int(text) if text.isdigit() else _NO_LIMIT_BYTES  # "max"
 
 
-def _used(folder: Path, version: int) -> int:
+def _used(folder: str, version: int) -> int:
     stat = _stat(folder)
     if version == 1:
         # Here `rss` means anonymous, and tmpfs counts as cache; `total_` includes the groups below.
-        return sum(stat.get(f"total_{name}", 0) for name in ("rss", "shmem", "dirty", "writeback"))
-    if "kernel" in stat:
-        kernel_bytes = max(stat["kernel"] - stat.get("slab_reclaimable", 0), 0)
+        return sum(stat.get(name, 0) for name in _V1_PARTS)
+    if b"kernel" in stat:
+        kernel_bytes = max(stat[b"kernel"] - stat.get(b"slab_reclaimable", 0), 0)
     else:
         kernel_bytes = sum(stat.get(name, 0) for name in _KERNEL_PARTS)
-    kernel_bytes += stat.get("sock", 0)
-    return kernel_bytes + sum(stat.get(name, 0) for name in ("anon", "shmem", "file_dirty", "file_writeback"))
+    return kernel_bytes + sum(stat.get(name, 0) for name in _V2_PARTS)
 
 
-def _stat(folder: Path) -> dict[str, int]:
-    pairs = (line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+def _stat(folder: str) -> dict[bytes, int]:
+    words = read_bytes(f"{folder}/memory.stat").split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))

@@ -41,6 +41,9 @@ __all__ = ["Governor", "MemorySnapshot", "Registration", "Reservation"]
 
 _log = get_logger(__name__)
 
+_MARGIN = 0.01
+"""How far below a rung's way down its actions aim, as a part of the room: so that it is left, not just reached."""
+
 _ASKABLE = {"release"}
 """Rungs whose consumers may be asked at any time, whatever the pressure."""
 
@@ -99,11 +102,20 @@ class Governor:
 
         Raises `InvalidInput` for a rung that the ladder does not have.
         """
-        return self._roster.add(consumer, rung=self._known(rung).name)
+        return self._enrol(Entry(consumer, str(consumer.name), self._known(rung).name))
 
     def register_action(self, rung: str, name: str, act: Callable[[], int]) -> Registration:
         """Have `act` called when the ladder is on `rung`. It returns the bytes that it believes to have freed."""
-        return self._roster.add_action(self._known(rung).name, name, act)
+        return self._enrol(Action(self._known(rung).name, name, act))
+
+    def _enrol(self, doer: Entry | Action) -> Registration:
+        def close() -> None:
+            self._roster.remove(doer)
+            with self._state:
+                self._ladder.forget(doer)
+
+        self._roster.add(doer)
+        return Registration(close)
 
     # --- reservations -----------------------------------------------------------------------------------------------
 
@@ -167,7 +179,7 @@ class Governor:
         """Look at memory and move on the ladder, taking the actions that are due; never raises for a consumer's sake.
 
         Cheap when there is nothing to do (a reading), and nothing at all when the last look is `check_interval_s` ago
-        or less, or another thread is at it.
+        or less, or another thread is at it: a consumer that never returns stops the ladder, though no reservation.
         """
         if not self._checking.acquire(blocking=False):
             return
@@ -286,7 +298,7 @@ class Governor:
                 break
             name = f"release {doer.name}" if isinstance(doer, Entry) else doer.name
             with self._state:
-                if not self._ladder.may_act(rung, name, gauge.pressure):
+                if not self._ladder.may_act(rung, doer, gauge.pressure):
                     continue
             if self._settings.dry_run:
                 named.append(name)
@@ -298,7 +310,7 @@ class Governor:
     def _do(self, rung: Rung, name: str, doer: Entry | Action, gauge: Gauge) -> None:
         began_s = self._clock.monotonic()
         if isinstance(doer, Entry):
-            self._release(doer, gauge.bytes_above(rung.leave))
+            self._release(doer, gauge.bytes_above(rung.leave - _MARGIN))
         else:
             self._roster.act(doer)
         seconds = self._clock.monotonic() - began_s
@@ -306,7 +318,7 @@ class Governor:
         after = self._gauge()
         freed_bytes = max(gauge.real_bytes - after.real_bytes, 0)
         with self._state:
-            helped = self._ladder.acted(rung, name, before=gauge.pressure, after=after.pressure)
+            helped = self._ladder.acted(rung, doer, before=gauge.pressure, after=after.pressure)
             self._actions += 1
             self._futile += not helped
         _log.info("at rung %s: %s freed %d bytes in %.3f s", rung.name, name, freed_bytes, seconds)

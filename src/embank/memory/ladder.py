@@ -13,7 +13,7 @@ Pressure is the used part of the room between floor and budget: 0 at the floor, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from embank.errors import InvalidInput
@@ -53,9 +53,9 @@ class Ladder:
         self._clock = clock
         self._height = 0
         self._last_pressure: float | None = None
-        self._acted_at_s: dict[tuple[str, str], float] = {}
-        self._futile_at: dict[tuple[str, str], float] = {}
-        """Pressure at which an action (rung, name) was found to free nothing."""
+        self._acted_at_s: dict[tuple[str, Hashable], float] = {}
+        self._futile_at: dict[tuple[str, Hashable], float] = {}
+        """Pressure at which an action (rung, whatever stands for it) was found to free nothing."""
 
     @property
     def active(self) -> tuple[Rung, ...]:
@@ -96,7 +96,7 @@ class Ladder:
                 del self._futile_at[key]
         return Step(left=tuple(left))
 
-    def may_act(self, rung: Rung, action: str, pressure: float) -> bool:
+    def may_act(self, rung: Rung, action: Hashable, pressure: float) -> bool:
         """Whether this action of this rung is worth taking now."""
         key = (rung.name, action)
         if rung not in self.active:
@@ -107,7 +107,7 @@ class Ladder:
         futile_at = self._futile_at.get(key)
         return futile_at is None or pressure > futile_at + _TOLERANCE
 
-    def acted(self, rung: Rung, action: str, *, before: float, after: float) -> bool:
+    def acted(self, rung: Rung, action: Hashable, *, before: float, after: float) -> bool:
         """Note that an action was taken and what pressure was around it. Returns whether it helped."""
         key = (rung.name, action)
         self._acted_at_s[key] = self._clock.monotonic()
@@ -118,7 +118,8 @@ class Ladder:
             self._futile_at[key] = after
         return helped
 
-    def forget(self, rung_name: str, action: str) -> None:
-        """Drop what is known of an action that no longer exists, so that the tables stay as small as the house."""
-        self._acted_at_s.pop((rung_name, action), None)
-        self._futile_at.pop((rung_name, action), None)
+    def forget(self, action: Hashable) -> None:
+        """Drop what is known of an action that no longer exists, so that the tables stay bounded."""
+        for table in (self._acted_at_s, self._futile_at):
+            for key in [key for key in table if key[1] == action]:
+                del table[key]

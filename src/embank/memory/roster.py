@@ -95,19 +95,19 @@ class Roster:
     _entries: tuple[Entry, ...] = ()
     _actions: tuple[Action, ...] = ()
 
-    def add(self, consumer: Consumer, *, rung: str) -> Registration:
-        """Take a consumer in. Two may have the same name; their bytes are summed in reports."""
-        entry = Entry(consumer, str(consumer.name), rung)
+    def add(self, doer: Entry | Action) -> None:
+        """Take a consumer or an action in. Two may have the same name."""
         with self._changed:
-            self._entries = (*self._entries, entry)
-        return Registration(lambda: self._remove(entry))
+            if isinstance(doer, Entry):
+                self._entries = (*self._entries, doer)
+            else:
+                self._actions = (*self._actions, doer)
 
-    def add_action(self, rung: str, name: str, act: Callable[[], int]) -> Registration:
-        """Take an action in."""
-        action = Action(rung, name, act)
+    def remove(self, doer: Entry | Action) -> None:
+        """Take it out again; nothing happens where it is not there."""
         with self._changed:
-            self._actions = (*self._actions, action)
-        return Registration(lambda: self._remove(action))
+            self._entries = tuple(entry for entry in self._entries if entry is not doer)
+            self._actions = tuple(action for action in self._actions if action is not doer)
 
     def actions(self, rung: str) -> tuple[Action, ...]:
         """The rung's actions, in the order in which they were registered."""
@@ -201,8 +201,3 @@ class Roster:
             self.counters.failed += 1
         # Called while an exception is handled: the log has its trace.
         _log.exception("memory consumer %s failed in %s", name, what)
-
-    def _remove(self, gone: Entry | Action) -> None:
-        with self._changed:
-            self._entries = tuple(entry for entry in self._entries if entry is not gone)
-            self._actions = tuple(action for action in self._actions if action is not gone)

@@ -28,6 +28,11 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SIGNATURES = (b"%PDF-", b"\x1f\x8b", b"\xfd7zXZ", b"BZh9", b"\x28\xb5\x2f\xfd")
+# Encodings that texts are really in. The first wins a tie, which short texts often are.
+_CANDIDATES = (
+    *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
+    *("koi8_r", "koi8_u", "cp866", "cp437", "cp850", "mac_roman", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
+)
 _CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\v\f\r\b\x1b")
 _CONTROL_SHARE = 0.02
 
@@ -109,10 +114,16 @@ def _guess(stream: BinaryIO, bad: int) -> Encoding | NotText:
     controls = len(sample) - len(sample.translate(None, delete=_CONTROLS))
     if controls > len(sample) * _CONTROL_SHARE:
         return NotText("binary", "control characters")
-    best = from_bytes(sample).best()
+    # Only lines with something to go by: much plain text makes every guess look as good as any other.
+    telling = b"\n".join(line for line in sample.split(b"\n") if not line.isascii())
+    matches = from_bytes(telling, cp_isolation=list(_CANDIDATES))
+    best = matches.best()
     if best is None:
         return NotText("undecodable", f"not UTF-8 at byte {bad:,}, and no other encoding fits")
-    wrong = _first_bad_byte(stream, best.encoding)
+    ties = (match for match in matches if (match.chaos, match.coherence) == (best.chaos, best.coherence))
+    likeliest = any(_CANDIDATES[0] in match.could_be_from_charset for match in ties)
+    name = _CANDIDATES[0] if likeliest else best.encoding
+    wrong = _first_bad_byte(stream, name)
     if wrong is not None:
-        return NotText("undecodable", f"not UTF-8 at byte {bad:,}, nor {best.encoding} at byte {wrong:,}")
-    return Encoding(best.encoding, guessed=True)
+        return NotText("undecodable", f"not UTF-8 at byte {bad:,}, nor {name} at byte {wrong:,}")
+    return Encoding(name, guessed=True)

@@ -136,11 +136,12 @@ class Docstrings:
 
 
 class StandardLibrary:
-    """The documentation of the running Python's standard library: some 10,000 docstrings. Follows `Source`.
+    """The documentation of the running Python's standard library: some 8,000 docstrings. Follows `Source`.
 
     Covers every Python file except tests and bundled packages, by its syntax tree, and what is written in C (built-in
     functions and types, `math`, `itertools`, the insides of `os`, `socket`, …), by a short-lived child that imports it.
-    An id comes once: where a thing is there in Python and in C, the Python one is kept.
+    An id comes once: where a thing is there in Python and in C, the Python one is kept. Private names, those with a
+    part that begins with an underscore and is no `__dunder__`, are left out: nobody is meant to use them.
 
     Raises `SourceError` where the library is not there as files. The same for one version of Python on one platform.
     """
@@ -194,13 +195,13 @@ class StandardLibrary:
         seen: set[str] = set()
         for document in from_files:
             renamed = self._renamed(document)
-            if renamed.id in seen:
+            if renamed.id in seen or not _is_public(renamed.id):
                 report.documents -= 1
                 continue
             seen.add(renamed.id)
             yield renamed
         for document in self._from_c(report):
-            if document.id not in seen:
+            if document.id not in seen and _is_public(document.id):
                 seen.add(document.id)
                 report.documents += 1
                 yield document
@@ -246,6 +247,13 @@ def _document(module: str, entry: Entry, *, path: str | None = None) -> Document
     # Nobody writes builtins.len.
     called = qualified.partition("#")[0].removeprefix("builtins.")
     return Document(qualified, f"{called}{entry.signature}\n\n{entry.doc}", metadata, module)
+
+
+def _is_public(name: str) -> bool:
+    return not any(
+        part.startswith("_") and not (part.startswith("__") and part.endswith("__"))
+        for part in name.partition("#")[0].split(".")
+    )
 
 
 def _problem(found: Found) -> tuple[Reason, str] | None:

@@ -60,10 +60,21 @@ def _boundary(text: str, start: int, limit_bytes: int) -> int:
         if found >= 0:
             return start + found + len(separator)
     for pattern in (_SENTENCE_END, _SPACE):
-        ends = [match.end() for match in pattern.finditer(window, floor)]
-        if ends:
-            return start + ends[-1]
+        end = _last_end(pattern, window, floor)
+        if end is not None:
+            return start + end
     return start + _between_clusters(text, start, full)
+
+
+def _last_end(pattern: re.Pattern[str], window: str, floor: int) -> int | None:
+    """Where the last match after `floor` ends; looks near the window's end first, where it mostly is."""
+    for back in (1 << 10, 1 << 14, len(window)):
+        end = None
+        for match in pattern.finditer(window, max(floor, len(window) - back)):
+            end = match.end()
+        if end is not None:
+            return end
+    return None
 
 
 def _between_clusters(text: str, start: int, full: int) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embank.errors import SourceError
 from embank.source.ignore import IgnoreRules, rules_above
 from embank.source.report import Reason
 from embank.source.settings import Settings
@@ -66,17 +67,21 @@ class FolderWalk:
         self._linked: set[tuple[int, int]] = set()
 
     def files(self) -> Iterator[Found]:
-        """Walk. An unreadable folder is a skip, also the root itself."""
+        """Walk. A folder that can't be read is a skip, also the root ("./"); `SourceError` when the root is gone."""
         self._open.clear()
         self._linked.clear()
+        try:
+            root = self._root.stat()
+        except OSError as error:
+            raise SourceError(f"{self._root} is no longer there: {error.strerror}", path=str(self._root)) from error
         rules: IgnoreRules | None = None
         if self._settings.gitignore:
             try:
                 rules, self._top = rules_above(self._root)
             except OSError as error:
-                self._skip("", "unreadable", str(error))
+                self._skip("./", "unreadable", str(error))
                 return
-        self._enter(str(self._root), "", self._root.stat(), rules)
+        self._enter(str(self._root), "", root, rules)
         while self._open:
             folder = self._open[-1]
             name = next(folder.names, None)
@@ -158,7 +163,7 @@ class FolderWalk:
             if rules is not None:
                 rules = rules.below(path, self._top + relative)
         except OSError as error:
-            self._skip(relative, *_why(error, path))
+            self._skip(relative or "./", *_why(error, path))
             return
         self._open.append(_Folder(path, relative, (status.st_dev, status.st_ino), iter(names), rules))
 

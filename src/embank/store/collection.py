@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embank.errors import CollectionNotFound, ProtectedCollectionError, StoreError
+from embank.errors import CollectionNotFound, EmbankError, ProtectedCollectionError, StoreError
 from embank.events.kinds import DocumentsCommitted, DocumentsDeleted
 from embank.store import audit, collections, documents
 from embank.store.collections import Row
@@ -22,11 +22,15 @@ from embank.store.sweep import Sweep
 from embank.store.vectors import Rows, Segments
 from embank.store.views import LexicalView, Picture
 from embank.store.where import compile_where
+from embank.system.log import get_logger
 
 if TYPE_CHECKING:
     from embank.store.local import LocalStore
 
+_log = get_logger(__name__)
+
 _MAX_RETRIES = 100
+_CLOSING_LAG_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class StoredCollection:
         self._segments: Segments | None = None
         self._view: LexicalView | None = None
         self._epoch = Epoch(0, None, None)
+        self._written = False
 
     # --- what there is ---
 
@@ -94,6 +99,7 @@ class StoredCollection:
                 self._append(row, batch.vectors)
             with store.transaction() as connection:
                 sequence = self._write(connection, row, batch, now)
+        self._written = True
         self._committed(batch, sequence, store.clock.monotonic() - started)
         return sequence
 
@@ -129,7 +135,12 @@ class StoredCollection:
                 audit.record(connection, "protect" if protected else "unprotect", self.name, at=now)
 
     def close(self) -> None:
-        """Close files and the view's writer."""
+        """Close files and the view's writer, which is brought up to date first if readers would find it far behind."""
+        if self._written:
+            try:
+                self.catch_up(lag_rows=_CLOSING_LAG_ROWS)
+            except EmbankError as error:  # nothing is lost by it: whoever opens the bank next catches up
+                _log.warning("the lexical view of %r lags behind: %s", self.name, error)
         with self._guard:
             if self._view is not None:
                 self._view.close()
@@ -165,13 +176,14 @@ class StoredCollection:
         """Watch which documents a run over the source `root` gives, to tell afterwards which are gone."""
         return Sweep(self._store, self, root)
 
-    def catch_up(self, *, wholly: bool = False) -> None:
-        """Bring the lexical view up to date, `wholly` or if it lags by the number of rows that the settings allow."""
+    def catch_up(self, *, lag_rows: int | None = None) -> None:
+        """Bring the lexical view up to date if it lags by `lag_rows` passages, or as many as the settings allow."""
+        allowed = self._store.settings.lexical_rows if lag_rows is None else lag_rows
         with self._store.reading() as connection:
             row = collections.find(connection, self.name)
             if row is not None and row.slots:
                 view = self._lexical(row)
-                if wholly or view.lag_rows(row) >= self._store.settings.lexical_rows:
+                if view.lag_rows(row) >= allowed:
                     view.picture(row, connection)
 
     def writer_view(self) -> LexicalView | None:

