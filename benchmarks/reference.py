@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
 
-    import sentence_transformers  # noqa: PLC0415 — an optional peer
-    import torch  # noqa: PLC0415
+    import sentence_transformers
+    import torch
 
     exact = {"dtype": torch.float32}
     model = sentence_transformers.SentenceTransformer(str(given.folder), device="cpu", model_kwargs=exact)

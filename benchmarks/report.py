@@ -28,7 +28,12 @@ class Mark:
 
 
 def publish(
-    name: str, figures: Mapping[str, float | None], marks: Mapping[str, Mark], detail: Mapping[str, Any], *, as_json: bool
+    name: str,
+    figures: Mapping[str, float | None],
+    marks: Mapping[str, Mark],
+    detail: Mapping[str, Any],
+    *,
+    as_json: bool,
 ) -> None:
     """Print a table of all figures (`None`: not measured here), then the JSON object if it was asked for."""
     table = Table(title=name)

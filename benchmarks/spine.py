@@ -77,7 +77,7 @@ def passages() -> list[str]:
     model = HashModel()
     splitter = Splitter(model.count_tokens, max_tokens=180)
     every = [chunk.text for document in StandardLibrary().documents() for chunk in splitter.split(document.text)]
-    return random.Random(7).sample(every, TEXTS)  # noqa: S311 -- a sample, not a secret
+    return random.Random(7).sample(every, TEXTS)
 
 
 def against_sentence_transformers(room: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
@@ -137,7 +137,9 @@ def core_install(room: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
     venv.create(home, with_pip=True)
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     root = Path(__file__).parents[1]
-    subprocess.run([*pip, "--no-deps", "-r", str(root / "requirements" / "core.txt")], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [*pip, "--no-deps", "-r", str(root / "requirements" / "core.txt")], check=True, stderr=subprocess.DEVNULL
+    )
     subprocess.run([*pip, "--no-deps", str(root)], check=True, stderr=subprocess.DEVNULL)
     (site,) = home.glob("lib/python*/site-packages")
     weights = {

@@ -99,7 +99,8 @@ def test_texts_alone_are_known_by_their_content(bank: Bank) -> None:
 
 def test_long_texts_become_passages_of_one_document(bank: Bank) -> None:
     notes = bank.collection("notes")
-    text = "\n\n".join(f"Paragraph {number} is about topic{number}. " + "Filler words follow. " * 30 for number in range(9))
+    filler = "Filler words follow. " * 30
+    text = "\n\n".join(f"Paragraph {number} is about topic{number}. {filler}" for number in range(9))
     report = notes.add([{"id": "long", "text": text}])
     assert report.chunks > 3
     (hit,) = notes.search("topic7", k=5)
@@ -169,7 +170,7 @@ def test_each_document_comes_once_however_many_passages_match(bank: Bank) -> Non
     long_text = "\n\n".join("rivers and more rivers. " * 40 for _ in range(30))
     notes.add([{"id": "long", "text": long_text}] + [{"id": f"d{number}", "text": "a river"} for number in range(20)])
     for mode in ("hybrid", "dense", "lexical"):
-        ids = [hit.id for hit in notes.search("rivers", k=15, mode=mode)]  # type: ignore[arg-type]  # the three modes
+        ids = [hit.id for hit in notes.search("rivers", k=15, mode=mode)]
         assert len(ids) == len(set(ids)) == 15
 
 
@@ -315,7 +316,8 @@ def test_release_gives_memory_back_and_the_bank_goes_on(bank: Bank) -> None:
 
 
 def test_settings_reach_their_rooms(tmp_path: Path) -> None:
-    with embank.open(tmp_path / "bank", model=HashModel(), flags={"store.dtype": "int8", "chunk.max_tokens": 8}) as bank:
+    flags = {"store.dtype": "int8", "chunk.max_tokens": 8}
+    with embank.open(tmp_path / "bank", model=HashModel(), flags=flags) as bank:
         report = bank.collection("notes").add([{"id": "a", "text": "one two three four five. " * 4}])
         assert report.chunks == 3
         assert bank.collections()[0].dtype == "int8"

@@ -173,7 +173,8 @@ def test_progress_is_told_after_every_window(bank: Bank, tmp_path: Path) -> None
     heard = bank.events.subscribe(None, kinds=[IngestProgressed])
     seen: list[tuple[int, int]] = []
     bank.collection("rows").index(
-        lambda skip: JsonLines(path, on_skip=skip), on_progress=lambda report: seen.append((report.seen, report.commits))
+        lambda skip: JsonLines(path, on_skip=skip),
+        on_progress=lambda report: seen.append((report.seen, report.commits)),
     )
     assert seen == [(256, 1), (512, 2), (600, 3), (600, 3)]
     events = [event for event in heard.drain() if isinstance(event, IngestProgressed)]

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embank import config as configuration
 from embank.chunk.splitters import Splitter
-from embank.config import Config
+from embank.config import Config, load
 from embank.embed.model import CountsTokens, Model
 from embank.errors import FingerprintMismatch
 from embank.events.stream import Stream
@@ -35,7 +34,7 @@ def load_config(
     flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> Config:
     """The settings of every room, from defaults, file, environment and flags."""
-    return configuration.load(SECTIONS, file=file, environ=os.environ if environ is None else environ, flags=flags)
+    return load(SECTIONS, file=file, environ=os.environ if environ is None else environ, flags=flags)
 
 
 class Engine:
@@ -79,6 +78,7 @@ class Engine:
         self._own_model = model
         self._loader: Loader | None = None
         self._guard = threading.Lock()
+        self._settled = False
 
     def loader(self) -> Loader:
         """The one loader; importing it brings numpy and the tokenizers along."""
@@ -92,8 +92,8 @@ class Engine:
     def default_model(self) -> Model:
         """The model of new collections: the user's own, or the one that the settings name."""
         if self._own_model is not None:
-            return self.loader().adopt(self._own_model)
-        return self.loader().get()
+            return self._warm(self.loader().adopt(self._own_model))
+        return self._warm(self.loader().get())
 
     def model_for(self, info: CollectionInfo | None) -> Model | None:
         """The model of a collection's vectors; `None` where they are the user's own."""
@@ -103,7 +103,7 @@ class Engine:
             return None
         if info.model is None or self._own_model is not None:
             return self.default_model()
-        return self.loader().get(**json.loads(info.model))
+        return self._warm(self.loader().get(**json.loads(info.model)))
 
     def pipeline(
         self,
@@ -158,6 +158,13 @@ class Engine:
             if self._loader is not None:
                 self._loader.close()
             self.stream.close()
+
+    def _warm(self, model: Model) -> Model:
+        """With the first model in memory, what is held beside the consumers is the floor."""
+        if not self._settled:
+            self._settled = True
+            self.governor.settle()
+        return model
 
     def _recipe(self) -> str | None:
         """How to load the model again, where the settings say so."""

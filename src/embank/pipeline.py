@@ -242,6 +242,7 @@ class Pipeline:
         self._stream.publish(SourceItemSkipped(origin=origin, reason=reason, detail=detail))
 
     def _progress(self, report: IngestReport, started: float) -> None:
+        self._governor.check()
         report.seconds = self._clock.monotonic() - started
         self._stream.publish(
             IngestProgressed(

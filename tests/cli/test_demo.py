@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from embank.bank import open_bank
-from embank.cli.demo import LEAST_DOCUMENTS, QUESTIONS, Outcome
+from embank.cli.demo import QUESTIONS
+from embank.cli.demo_report import LEAST_DOCUMENTS, Outcome
 from embank.cli.demo_watch import DemoProgress, PeakWatch
 from embank.events.kinds import ModelConversionStarted, ModelConverted, ModelLoaded, RungEntered, TextsEmbedded
 from embank.memory.meter import Reading, SystemMeter

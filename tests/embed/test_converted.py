@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.embed.tiny_bert import make_folder, make_tensors, write_json
 
 from embank.embed.catalog import MINILM, KnownModel
 from embank.embed.checksum import sha256_of
@@ -25,7 +26,6 @@ from embank.errors import BudgetExceeded, ModelError, ModelFileError, ModelNotFo
 from embank.events.kinds import Event, ModelConversionStarted, ModelConverted
 from embank.memory.governor import Governor
 from embank.system.process import run_child
-from tests.embed.tiny_bert import make_folder, make_tensors, write_json
 
 if TYPE_CHECKING:
     from embank.embed.ctformat import Precision

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.embed.tiny_bert import make_folder
 
 from embank.embed import ct2
 from embank.embed.catalog import MINILM
@@ -15,7 +16,6 @@ from embank.embed.settings import Settings
 from embank.embed.verify import read_reference
 from embank.errors import EmbeddingFailed, InvalidInput
 from embank.testing.models import TEXTS
-from tests.embed.tiny_bert import make_folder
 
 if TYPE_CHECKING:
     from embank.embed.ctformat import Precision
@@ -81,7 +81,7 @@ def test_the_compute_type_is_the_one_asked_for(minilm_files: Path, models_direct
     for precision, name in (("int8", "int8_float32"), ("float32", "float32")):
         engine = ct2.load(request_of(minilm_files, models_directory, precision, minilm=True))  # type: ignore[arg-type]
         assert isinstance(engine, ct2.Ct2Engine)
-        assert engine._encoder.compute_type == name  # noqa: SLF001
+        assert engine._encoder.compute_type == name
         engine.close()
 
 

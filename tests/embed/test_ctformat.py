@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from ctranslate2.specs import common_spec, transformer_spec
+from tests.embed.tiny_bert import HIDDEN, Tensors, make_folder, make_tensors
 
 from embank.embed.ctformat import bert_variables, quantized_rows, write_model
 from embank.embed.folder import BertShape, read_shape
 from embank.embed.safetensors import SafetensorsFile
 from embank.errors import ModelFileError
-from tests.embed.tiny_bert import HIDDEN, Tensors, make_folder, make_tensors
 
 if TYPE_CHECKING:
     from embank.embed.ctformat import Precision
@@ -61,7 +61,7 @@ def serialised_by_ctranslate2(shape: BertShape, tensors: Tensors, precision: Pre
     spec.config.unk_token = "[UNK]"  # noqa: S105
     spec.validate()
     spec.optimize(quantization=precision)
-    spec._serialize(str(path))  # noqa: SLF001
+    spec._serialize(str(path))
     return path.read_bytes()
 
 

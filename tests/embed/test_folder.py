@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.embed.tiny_bert import make_folder, write_json
 
 from embank.embed.folder import Description, read_description, read_shape
 from embank.errors import ModelFileError
-from tests.embed.tiny_bert import make_folder, write_json
 
 
 def describe(folder: Path) -> Description:

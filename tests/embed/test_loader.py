@@ -256,9 +256,7 @@ def test_a_model_in_use_is_not_taken_away(slow: Loader, factory: Factory, clock:
     assert not engine.closed
 
 
-def test_the_governor_gets_it_only_when_it_is_idle(
-    slow: Loader, factory: Factory, clock: HandClock, name: str
-) -> None:
+def test_the_governor_gets_it_only_when_it_is_idle(slow: Loader, factory: Factory, clock: HandClock, name: str) -> None:
     model = slow.get(name)
     clock.seconds += IDLE_S - 1
     assert model.release(1) == 0
@@ -307,9 +305,7 @@ def test_a_folder_that_is_not_there_is_named(slow: Loader) -> None:
         slow.get("/nonexistent/model")
 
 
-def test_a_known_model_that_is_not_here_names_every_way_to_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_known_model_that_is_not_here_names_every_way_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embank.embed.locate.PathFinder.find_spec", lambda *_: None)
     loader = Loader(Settings(directory=tmp_path))
     with pytest.raises(ModelNotFound) as caught:

@@ -116,9 +116,7 @@ def left(directory: Path) -> list[str]:
 
 def test_a_model_is_pulled_whole_and_found(hub: Hub, model: KnownModel, tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
-    folder = pull(
-        model, directory=tmp_path / "m", progress=lambda *step: told.append(step), endpoint=hub.address
-    )
+    folder = pull(model, directory=tmp_path / "m", progress=lambda *step: told.append(step), endpoint=hub.address)
     assert {name: (folder / name).read_bytes() for name in FILES} == FILES
     assert left(tmp_path / "m") == [folder.name]
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == sorted(FILES)
@@ -168,9 +166,7 @@ def test_a_connection_that_breaks_off_keeps_nothing(
     assert left(tmp_path / "m") == []
 
 
-def test_a_hub_that_cant_be_reached_is_told(
-    model: KnownModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_cant_be_reached_is_told(model: KnownModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _seconds: None)  # the client's, between its attempts
     with pytest.raises(ModelError, match=r"downloading someone/tiny/config\.json .* failed|the hub"):
         pull(model, directory=tmp_path / "m", progress=lambda *_: None, endpoint="http://127.0.0.1:9")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.embed.tiny_bert import encode_safetensors
 
 from embank.embed.safetensors import SafetensorsFile
 from embank.errors import ModelFileError
-from tests.embed.tiny_bert import encode_safetensors
 
 TENSORS = {
     "wide": np.arange(24, dtype=np.float32).reshape(4, 6) / 7,

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.embed.tiny_bert import write_tokenizer
 from tokenizers import Tokenizer
 
 from embank.embed.tokens import Tokens
 from embank.errors import ModelFileError
 from embank.testing.models import TEXTS
-from tests.embed.tiny_bert import write_tokenizer
 
 
 @pytest.fixture

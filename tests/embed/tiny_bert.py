@@ -99,7 +99,7 @@ def write_tokenizer(path: Path) -> None:
     """Whole words, the alphabet's letters and the greek ones' names, with BERT's special tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(chr(ord("a") + index) for index in range(26)), *"alpha beta".split()]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(chr(ord("a") + index) for index in range(26)), *["alpha", "beta"]]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(

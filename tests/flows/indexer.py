@@ -18,7 +18,8 @@ from embank.testing.fakes import HashModel
 
 def text(number: int, generation: int) -> str:
     """What document `number` says in a generation: unique words to find it by, and some length."""
-    return f"unique{number} round{generation} " + f"filler about subject {number % 17} and {number % 5}. " * (number % 40)
+    filler = f"filler about subject {number % 17} and {number % 5}. "
+    return f"unique{number} round{generation} {filler * (number % 40)}"
 
 
 class Numbered:
@@ -42,10 +43,14 @@ def main() -> None:
     path, generation, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     flags = {"store.lexical_rows": 300}
     with embank.open(path, model=HashModel(), flags=flags) as bank:
-        bank.collection("kept").index(
-            Numbered(generation, count), on_commit=lambda ids: print(json.dumps(list(ids)), flush=True)
-        )
-    print('"done"', flush=True)
+        bank.collection("kept").index(Numbered(generation, count), on_commit=lambda ids: say(list(ids)))
+    say("done")
+
+
+def say(what: object) -> None:
+    """One line, at once: what was not printed before the kill was not acknowledged."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -60,8 +60,9 @@ def found_once(kept: LocalCollection, name: str, body: str) -> None:
 
 
 def test_sigkill_at_random_moments_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    rng = random.Random(20_261_122)  # noqa: S311 -- moments, not secrets
-    bank, generation, acknowledged, killed = tmp_path / "bank", 0, {}, 0
+    rng = random.Random(20_261_122)
+    bank, generation, killed = tmp_path / "bank", 0, 0
+    acknowledged: dict[str, int] = {}
     started = time.monotonic()
     _, done = run(tmp_path / "measure", 0, kill_after_s=None)
     whole_s = time.monotonic() - started

@@ -90,6 +90,12 @@ def test_where_nobody_could_give_back_there_is_no_waiting(govern: Govern, machin
         govern().reserve("a batch", 30 * MB, wait_s=3600)
 
 
+def test_a_thread_does_not_wait_for_itself(govern: Govern) -> None:
+    governor = govern()
+    with governor.reserve("a window", 80 * MB), pytest.raises(BudgetExceeded):  # again with a clock that stands still
+        governor.reserve("a batch in it", 30 * MB, wait_s=3600)
+
+
 @pytest.mark.parametrize(("wanted", "least"), [(-1, None), (10, 11), (10, -1)])
 def test_numbers_that_make_no_sense_are_refused(govern: Govern, wanted: int, least: int | None) -> None:
     with pytest.raises(InvalidInput, match="can't reserve"):

@@ -62,6 +62,21 @@ def test_it_trims_at_most_once_in_the_interval(clock: StillClock) -> None:
     assert heap.trims == 2
 
 
+def test_who_waits_for_the_bytes_need_not_wait_for_the_interval(clock: StillClock) -> None:
+    heap = Heap(free=50 * MB)
+    trimmer = heap.trimmer(clock)
+    trimmer.run()
+    heap.free = 4 * MB - 1
+    assert not trimmer.run(at_once=True), "it must pay all the same"
+    heap.free = 4 * MB
+    assert trimmer.run(at_once=True)
+    blind = Heap(free=None)
+    trimmer = blind.trimmer(clock)
+    for _ in range(3):
+        trimmer.run(at_once=True)
+    assert blind.trims == 1
+
+
 def test_what_a_trim_could_not_return_does_not_pay_again(clock: StillClock) -> None:
     heap = Heap(free=50 * MB, stuck_bytes=30 * MB)
     trimmer = heap.trimmer(clock)
@@ -124,10 +139,20 @@ for number, block in enumerate(blocks):
 meter = SystemMeter()
 free_before, held_before = free_bytes(), meter.read().tree_bytes
 returned = trim()
-print(free_before, held_before - meter.read().tree_bytes, int(returned))
+print(free_before, held_before - meter.read().tree_bytes, int(returned), free_bytes())
+for number, block in enumerate(blocks):  # what was returned is used again, and freed again
+    if number % 16:
+        blocks[number] = malloc(65536)
+        ctypes.memset(blocks[number], 1, 65536)
+for number, block in enumerate(blocks):
+    if number % 16:
+        free(block)
+print(free_bytes())
 """
-    free_before, gone, returned = map(int, run(code).split())
+    free_before, gone, returned, free_after, free_again = map(int, run(code).split())
     assert free_before >= 55_000_000
+    assert free_after <= 15_000_000, "what was returned does not count, though the allocator counts it"
+    assert free_again >= 55_000_000
     assert gone >= 50_000_000
     assert returned == 1
 

@@ -134,9 +134,8 @@ def test_searches_beside_a_writer_never_miss_a_document(open_store: OpenStore) -
 
     def search() -> None:
         while not done.is_set():
-            for found in (words(notes, "rivers"), nearest(notes, "rivers round", 1)):
-                if found != ["a"]:
-                    wrong.append(found)
+            answers = (words(notes, "rivers"), nearest(notes, "rivers round", 1))
+            wrong.extend(answer for answer in answers if answer != ["a"])
 
     threads = [threading.Thread(target=search) for _ in range(3)]
     for thread in threads:

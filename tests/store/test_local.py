@@ -56,7 +56,7 @@ def test_a_directory_of_other_things_is_left_alone(open_store: OpenStore, tmp_pa
     (tmp_path / "bank" / "thesis.txt").write_text("years of work")
     with pytest.raises(InvalidInput, match=r"other things \(thesis\.txt\), not a bank"):
         open_store()
-    assert os.listdir(tmp_path / "bank") == ["thesis.txt"]
+    assert [path.name for path in (tmp_path / "bank").iterdir()] == ["thesis.txt"]
 
 
 def test_a_file_is_no_bank(open_store: OpenStore, tmp_path: Path) -> None:

@@ -64,31 +64,33 @@ def kind(value: object) -> str:
 
 
 def in_python(where: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    def equal(key: str, wanted: object) -> bool:
-        return key in metadata and kind(metadata[key]) == kind(wanted) and metadata[key] == wanted
+    return all(clause_holds(key, condition, metadata) for key, condition in where.items())
 
-    def holds(key: str, operator: str, wanted: Any) -> bool:
-        if operator in ("$eq", "$ne"):
-            return equal(key, wanted) == (operator == "$eq")
-        if operator in ("$in", "$nin"):
-            return any(equal(key, each) for each in wanted) == (operator == "$in")
-        if key not in metadata or kind(metadata[key]) != kind(wanted):
-            return False
-        have = metadata[key].encode() if isinstance(wanted, str) else metadata[key]
-        want = wanted.encode() if isinstance(wanted, str) else wanted
-        return bool({"$gt": have > want, "$gte": have >= want, "$lt": have < want, "$lte": have <= want}[operator])
 
-    for key, condition in where.items():
-        if key in ("$and", "$or"):
-            results = [in_python(each, metadata) for each in condition]
-            if not (all(results) if key == "$and" else any(results)):
-                return False
-        elif not isinstance(condition, Mapping):
-            if not equal(key, condition):
-                return False
-        elif not all(holds(key, operator, wanted) for operator, wanted in condition.items()):
-            return False
-    return True
+def clause_holds(key: str, condition: Any, metadata: Mapping[str, Any]) -> bool:
+    if key == "$and":
+        return all(in_python(each, metadata) for each in condition)
+    if key == "$or":
+        return any(in_python(each, metadata) for each in condition)
+    if not isinstance(condition, Mapping):
+        condition = {"$eq": condition}
+    return all(holds(key, operator, wanted, metadata) for operator, wanted in condition.items())
+
+
+def holds(key: str, operator: str, wanted: Any, metadata: Mapping[str, Any]) -> bool:
+    if operator in ("$eq", "$ne"):
+        return equal(key, wanted, metadata) == (operator == "$eq")
+    if operator in ("$in", "$nin"):
+        return any(equal(key, each, metadata) for each in wanted) == (operator == "$in")
+    if key not in metadata or kind(metadata[key]) != kind(wanted):
+        return False
+    have = metadata[key].encode() if isinstance(wanted, str) else metadata[key]
+    want = wanted.encode() if isinstance(wanted, str) else wanted
+    return bool({"$gt": have > want, "$gte": have >= want, "$lt": have < want, "$lte": have <= want}[operator])
+
+
+def equal(key: str, wanted: object, metadata: Mapping[str, Any]) -> bool:
+    return key in metadata and kind(metadata[key]) == kind(wanted) and metadata[key] == wanted
 
 
 @settings(max_examples=400, deadline=None)

@@ -74,7 +74,7 @@ def embed(engine: Engine, texts: Sequence[str], kind: Kind, *, budget: Budget, p
     text that is none, `BudgetExceeded` when not even one row fits, `EmbeddingFailed` when the engine raises or answers
     with the wrong shape or with values that can't be a direction. Thread-safe where the engine is.
     """
-    from embank.events.kinds import TextsEmbedded  # noqa: PLC0415 — keeps importing this module cheap
+    from embank.events.kinds import TextsEmbedded
 
     started_s = time.perf_counter()
     listed = checked_texts(texts)

@@ -30,7 +30,7 @@ FAILED_STATUS = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from embank.memory import hygiene  # noqa: PLC0415 — the allocator is set before anything heavy is imported
+    from embank.memory import hygiene
 
     hygiene.apply()
     parser = argparse.ArgumentParser(prog="python -m embank.embed.convert", description=__doc__)
@@ -40,9 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     peak = _Peak()
     try:
-        files = convert(
-            given.source, given.target, given.precision, on_progress=_reporter(), on_write=peak.sample
-        )
+        files = convert(given.source, given.target, given.precision, on_progress=_reporter(), on_write=peak.sample)
     except ModelFileError as error:
         _say(error=error.message, fields={key: str(value) for key, value in error.fields.items()})
         return FAILED_STATUS
@@ -64,9 +62,9 @@ def convert(
     source is damaged or of another architecture, `OSError` when the target
     can't be written.
     """
-    from embank.embed.ctformat import bert_variables, write_model  # noqa: PLC0415 — after `hygiene`, see `main`
-    from embank.embed.folder import TOKENIZER, WEIGHTS, read_shape  # noqa: PLC0415
-    from embank.embed.safetensors import SafetensorsFile  # noqa: PLC0415
+    from embank.embed.ctformat import bert_variables, write_model
+    from embank.embed.folder import TOKENIZER, WEIGHTS, read_shape
+    from embank.embed.safetensors import SafetensorsFile
 
     shape = read_shape(source)
     files = {}

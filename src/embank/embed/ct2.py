@@ -118,7 +118,7 @@ class Ct2Engine:
         return rows * width * token_bytes
 
     def forward(self, batch: Sequence[TokenIds]) -> Vectors:
-        from ctranslate2 import StorageView  # noqa: PLC0415 — already imported by then
+        from ctranslate2 import StorageView
 
         lengths = np.fromiter((len(ids) for ids in batch), dtype=np.int32, count=len(batch))
         width = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
@@ -160,7 +160,7 @@ class Ct2Engine:
 
 
 def _open_encoder(folder: Path, compute_type: str, threads: int) -> Any:
-    import ctranslate2  # noqa: PLC0415 — heavy
+    import ctranslate2
 
     try:
         return ctranslate2.Encoder(

@@ -87,8 +87,8 @@ def _download(model: KnownModel, folder: Path, progress: Callable[[str, float], 
 def _download_file(model: KnownModel, file: str, folder: Path, endpoint: str | None) -> Path:
     # Read by the client when it is imported: without it, it reports usage. Left alone where the user has set it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - heavy
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError  # noqa: PLC0415
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
     assert model.repository is not None  # `pull` has checked
     place = f"{model.repository}/{file} at revision {model.revision}"

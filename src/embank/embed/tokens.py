@@ -86,7 +86,7 @@ class Tokens:
 
 
 def _load(path: Path) -> Tokenizer:
-    from tokenizers import Tokenizer  # noqa: PLC0415 — 20 ms that only a loaded model pays
+    from tokenizers import Tokenizer
 
     if not path.is_file():
         raise ModelFileError(f"the model has no tokenizer: {path} is missing", path=str(path))

@@ -168,7 +168,7 @@ class Governor:
                 expected_bytes += self._release(pending.pop(0), wanted_bytes - expected_bytes)
             freed_bytes = before - self._real()
             if freed_bytes < wanted_bytes:
-                self._trimmer.run()
+                self._trimmer.run(at_once=True)
                 freed_bytes = before - self._real()
             if freed_bytes >= wanted_bytes or not pending:
                 return max(freed_bytes, 0)

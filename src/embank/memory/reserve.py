@@ -35,6 +35,7 @@ class Reservation:
     def __init__(self, what: str, granted_bytes: int, give_back: Callable[[Reservation], None]) -> None:
         self.what = what
         self.granted_bytes = granted_bytes
+        self.thread = threading.get_ident()
         self._give_back = give_back
 
     def release(self) -> None:
@@ -173,8 +174,8 @@ class Book:
                     raise self._refusal(request, room)
                 if self._releases != request.relieved_at:
                     return request.least_bytes - left_bytes
-                if not self._held:
-                    raise self._refusal(request, room)  # nobody is left who could give anything back
+                if all(held.thread == threading.get_ident() for held in self._held):
+                    raise self._refusal(request, room)  # nobody else is left who could give anything back
             self._changed.wait(min(left_s, SLICE_S))
 
     @contextmanager

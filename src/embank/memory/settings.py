@@ -45,7 +45,8 @@ class Settings(Section):
     """The ladder looks at memory at most once in so many seconds, however often it is asked to."""
 
     trim_interval_s: float = Field(default=1.0, ge=0)
-    """The allocator is trimmed at most once in so many seconds: a trim can stall other threads for 50 ms."""
+    """The ladder trims the allocator at most once in so many seconds, since that can stall other threads for 50 ms.
+    Work that waits for bytes has it trimmed at once, where that pays."""
 
     trim_least: Size = Size("4MB")
     """A trim must promise at least so much (bytes, or a percentage of the budget)."""

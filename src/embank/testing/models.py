@@ -59,7 +59,7 @@ class ModelContract:
         assert isinstance(model, Model)
         assert isinstance(model.fingerprint, str)
         assert model.fingerprint
-        assert model.fingerprint == model.fingerprint  # noqa: PLR0124 - asked twice, it answers the same
+        assert model.fingerprint == model.fingerprint
         assert model.dimension >= 1
         assert model.max_tokens >= 1
 
