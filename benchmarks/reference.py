@@ -33,6 +33,7 @@ TEXTS = [
 
 
 def main() -> None:
+    """Embed the texts with the original and write texts and vectors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)

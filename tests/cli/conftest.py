@@ -38,7 +38,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(workplace: Path) -> Run:  # noqa: ARG001 -- it sets the scene
+def run(workplace: Path) -> Run:
     """Run a command in this process: `run("search", "silt", "-k", 2)`; options are keyword arguments of the runner."""
 
     def invoke(*words: object, **options: Any) -> Result:

@@ -10,7 +10,26 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from embank import errors
+from embank.errors import (
+    BankDamaged,
+    BankLocked,
+    BankNotFound,
+    BankReadOnly,
+    CollectionNotFound,
+    ConfigError,
+    DocumentNotFound,
+    EmbankError,
+    FingerprintMismatch,
+    FormatTooNew,
+    InvalidInput,
+    MemoryBudgetError,
+    MissingExtra,
+    ModelError,
+    ModelNotFound,
+    ProtectedCollectionError,
+    SourceError,
+    StorageFull,
+)
 
 OK = 0
 UNEXPECTED = 1
@@ -38,24 +57,24 @@ MEANINGS: Mapping[int, str] = {
 
 # The first class that fits decides, so a branch stands after its leaves.
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
-    (errors.ModelNotFound, NOT_FOUND),
-    (errors.ModelError, MODEL),
-    (errors.BankNotFound, NOT_FOUND),
-    (errors.CollectionNotFound, NOT_FOUND),
-    (errors.DocumentNotFound, NOT_FOUND),
-    (errors.BankLocked, REFUSED),
-    (errors.BankReadOnly, REFUSED),
-    (errors.ProtectedCollectionError, REFUSED),
-    (errors.BankDamaged, STORAGE),
-    (errors.FormatTooNew, STORAGE),
-    (errors.StorageFull, STORAGE),
-    (errors.FingerprintMismatch, USAGE),
-    (errors.InvalidInput, USAGE),
-    (errors.ConfigError, USAGE),
-    (errors.SourceError, USAGE),
-    (errors.MissingExtra, USAGE),
-    (errors.MemoryBudgetError, MEMORY),
-    (errors.EmbankError, UNEXPECTED),
+    (ModelNotFound, NOT_FOUND),
+    (ModelError, MODEL),
+    (BankNotFound, NOT_FOUND),
+    (CollectionNotFound, NOT_FOUND),
+    (DocumentNotFound, NOT_FOUND),
+    (BankLocked, REFUSED),
+    (BankReadOnly, REFUSED),
+    (ProtectedCollectionError, REFUSED),
+    (BankDamaged, STORAGE),
+    (FormatTooNew, STORAGE),
+    (StorageFull, STORAGE),
+    (FingerprintMismatch, USAGE),
+    (InvalidInput, USAGE),
+    (ConfigError, USAGE),
+    (SourceError, USAGE),
+    (MissingExtra, USAGE),
+    (MemoryBudgetError, MEMORY),
+    (EmbankError, UNEXPECTED),
     (KeyboardInterrupt, INTERRUPTED),
     (BrokenPipeError, READER_GONE),
     (MemoryError, MEMORY),
@@ -72,12 +91,12 @@ def exit_code(error: BaseException) -> int:
 def tell(error: BaseException, *, as_json: bool) -> int:
     """Tell the user of an error; return its exit code. What nobody foresaw comes with its traceback."""
     code = exit_code(error)
-    if code == UNEXPECTED and not isinstance(error, errors.EmbankError):
+    if code == UNEXPECTED and not isinstance(error, EmbankError):
         import traceback
 
         traceback.print_exception(error)
         tell_failure(type(error).__name__, f"unexpected: {error}", code=code, as_json=as_json)
-    elif isinstance(error, errors.EmbankError):
+    elif isinstance(error, EmbankError):
         tell_failure(type(error).__name__, error.message, code=code, as_json=as_json, fields=error.fields)
     else:
         tell_failure(type(error).__name__, _words(error), code=code, as_json=as_json)

@@ -43,13 +43,13 @@ def open_bank(invocation: Invocation, use: Use) -> Iterator[OpenBank]:
     Raises `BankNotFound` unless `use` is "create", and `BankLocked`, unless it is "read", where another process writes.
     """
     config = invocation.config()
-    from embank import bank as local
+    from embank.bank import open_bank as open_local
 
     if use == "change":
         from embank.store.schema import check_format
 
         check_format(invocation.bank)
-    opened = local.open_bank(invocation.bank, config=config, read_only=use == "read", own_process=True)
+    opened = open_local(invocation.bank, config=config, read_only=use == "read", own_process=True)
     with opened:
         yield opened
 

@@ -16,10 +16,10 @@ class Files:
     """The real file system. Stateless and thread-safe; every method raises `OSError` as the kernel says."""
 
     def make_directory(self, path: Path, *, mode: int = 0o700) -> None:
-        """Create `path` (its parents too) and make the new entry durable. An existing directory is left as it is."""
+        """Create `path` and its parents, durably. Only `path` itself gets `mode`; what exists is left as it is."""
         if path.is_dir():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.make_directory(path.parent, mode=0o777)
         path.mkdir(mode=mode, exist_ok=True)
         self.sync_directory(path.parent)
 

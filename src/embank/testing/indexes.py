@@ -28,7 +28,7 @@ DIMENSION = 48
 
 
 def clustered(count: int, *, seed: int) -> Float32:
-    """Normalised vectors around a few hundred centres: neighbourhoods exist, as in real embeddings (never plain noise)."""
+    """Normalised vectors around many centres: neighbourhoods exist, as in real embeddings and never in plain noise."""
     random = np.random.default_rng(seed)
     centres = random.standard_normal((max(count // 20, 1), DIMENSION))
     rows = centres[random.integers(len(centres), size=count)] + 0.35 * random.standard_normal((count, DIMENSION))
