@@ -22,15 +22,30 @@ def held_bytes(pid: int) -> int:
     return sum(int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "RssShmem"))
 
 
-def tree(pid: int) -> list[int]:
-    """The process and all that descend from it."""
-    found, waiting = [], [pid]
+def command_line(pid: int) -> bytes:
+    """The arguments of a process; empty when it is gone."""
+    try:
+        return (PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def tree(pid: int) -> dict[int, bytes]:
+    """The process and all that descend from it, with their command lines.
+
+    A child that still shows its parent's command line has not become another program yet: it runs in its parent's
+    memory, which is counted once.
+    """
+    found: dict[int, bytes] = {}
+    waiting = [(pid, b"")]
     while waiting:
-        current = waiting.pop()
-        found.append(current)
+        current, parents_line = waiting.pop()
+        line = command_line(current)
+        if line != parents_line:
+            found[current] = line
         for children in (PROC / str(current) / "task").glob("*/children"):
             try:
-                waiting.extend(map(int, children.read_text().split()))
+                waiting.extend((int(child), line) for child in children.read_text().split())
             except OSError:
                 continue
     return found
@@ -80,15 +95,12 @@ def watch(
 
 
 def _look(pid: int, marker: str, started: float, result: Watched) -> None:
-    held = {each: held_bytes(each) for each in tree(pid)}
+    lines = tree(pid)
+    held = {each: held_bytes(each) for each in lines}
     total = sum(held.values())
     result.peak = max(result.peak, total)
     result.samples.append((time.perf_counter() - started, total))
-    for each, count in held.items():
-        try:
-            marked = marker.encode() in (PROC / str(each) / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if marked:
+    for each, line in lines.items():
+        if marker.encode() in line:
             result.marked_peak = max(result.marked_peak, total)
-            result.marked_child_peak = max(result.marked_child_peak, count)
+            result.marked_child_peak = max(result.marked_child_peak, held[each])

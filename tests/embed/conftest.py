@@ -42,7 +42,7 @@ def make_loader(models_directory: Path) -> Iterator[Callable[..., Loader]]:
     made: list[Loader] = []
 
     def make(**settings: object) -> Loader:
-        loader = Loader(Settings(**{"directory": models_directory, "threads": 2, **settings}))
+        loader = Loader(Settings.model_validate({"directory": models_directory, "threads": 2, **settings}))
         made.append(loader)
         return loader
 

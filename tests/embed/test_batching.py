@@ -105,7 +105,8 @@ def embed(engine: LetterEngine, texts: Sequence[str], *, budget: StingyBudget | 
 def expected(texts: Sequence[str]) -> Vectors:
     rows = [[float(sum(map(ord, text))), float(ord(text[0]) if text else 0), 1.0] for text in texts]
     array = np.array(rows, dtype=np.float32)
-    return array / np.linalg.norm(array, axis=1, keepdims=True)
+    unit: Vectors = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return unit
 
 
 # --- plan -----------------------------------------------------------------------------------------------------------
@@ -162,7 +163,12 @@ def test_windows_are_bounded_by_texts_and_by_characters() -> None:
     texts = [f"{number:04d}" for number in range(1300)]
     seen: list[int] = []
     encode = engine.encode
-    engine.encode = lambda texts, kind: (seen.append(len(texts)), encode(texts, kind))[1]  # type: ignore[method-assign]
+
+    def encode_and_note(texts: Sequence[str], kind: Kind) -> list[TokenIds]:
+        seen.append(len(texts))
+        return encode(texts, kind)
+
+    engine.encode = encode_and_note  # type: ignore[method-assign]
     assert np.array_equal(embed(engine, texts), expected(texts))
     assert seen == [512, 512, 276]
     seen.clear()

@@ -168,9 +168,9 @@ DAMAGES: list[Callable[[Path], None]] = [truncate, alter, Path.unlink]
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["model.bin", "tokenizer.json", "manifest.json"])
 def test_a_damaged_conversion_is_made_again(
-    tmp_path: Path, models: Path, heard: Heard, name: str, damage: Callable[[Path], None], caplog: Any
+    models: Path, heard: Heard, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = make_folder(tmp_path / "tiny")
+    folder = make_folder(models.parent / "tiny")
     expected = loader_of(models, heard).get(str(folder)).embed(["alpha"])
     damage(models / folders(models)[0] / name)
     if name == "manifest.json" and damage is alter:
@@ -310,7 +310,7 @@ def test_a_folder_that_cant_be_written_is_named(tmp_path: Path, heard: Heard) ->
     folder = make_folder(tmp_path / "tiny")
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    with pytest.raises(ModelFileError, match="embed.directory"):
+    with pytest.raises(ModelFileError, match=r"embed\.directory"):
         loader_of(blocked / "models", heard).get(str(folder))
 
 

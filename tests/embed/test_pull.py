@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             if name in self.server.cut:
                 self.close_connection = True
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Silent."""
 
 
@@ -180,5 +180,5 @@ def test_a_model_that_no_hub_has(tmp_path: Path) -> None:
 
 def test_a_folder_that_cant_be_written(hub: Hub, model: KnownModel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelFileError, match="embed.directory"):
+    with pytest.raises(ModelFileError, match=r"embed\.directory"):
         pull(model, directory=tmp_path / "file" / "m", progress=lambda *_: None, endpoint=hub.address)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from tests.embed.tiny_bert import encode_safetensors
 from embank.embed.safetensors import SafetensorsFile
 from embank.errors import ModelFileError
 
-TENSORS = {
+TENSORS: dict[str, npt.NDArray[Any]] = {
     "wide": np.arange(24, dtype=np.float32).reshape(4, 6) / 7,
     "half": np.linspace(-3, 3, 10).astype(np.float16),
     "empty": np.zeros((0, 3), dtype=np.float32),

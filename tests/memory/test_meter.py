@@ -73,6 +73,15 @@ def test_a_tree_is_anonymous_and_shared_of_every_descendant_and_never_files(proc
     assert proc.read(30).tree_bytes == 800 * 1024
 
 
+def test_a_child_still_in_its_parents_pages_counts_nothing(proc: Proc) -> None:
+    """Between vfork and exec a child shows its parent's memory as its own, to the last page."""
+    proc.add(10, f"VmSize:\t90000 kB\n{status(anonymous=1000, shared=7, file=50)}", children={10: [20, 30]})
+    proc.add(20, f"VmSize:\t90000 kB\n{status(anonymous=1000, shared=7, file=50)}")
+    proc.add(30, f"VmSize:\t90004 kB\n{status(anonymous=1000, shared=7, file=50)}")
+    reading = proc.read(10)
+    assert (reading.tree_bytes, reading.processes) == (2 * 1007 * 1024, 3)
+
+
 def test_a_child_that_has_ended_meanwhile_is_passed_over(proc: Proc) -> None:
     proc.add(10, status(anonymous=100), children={10: [20, 30]})
     proc.add(30, status(anonymous=1))

@@ -127,8 +127,8 @@ def test_a_second_writer_is_told_who_holds_the_bank(open_store: OpenStore, tmp_p
 def test_the_lock_file_names_its_holder_and_endpoint(open_store: OpenStore) -> None:
     store = open_store()
     assert read_holder(store.root / "LOCK")["pid"] == os.getpid()
-    assert store._lock is not None
-    store._lock.announce("127.0.0.1:8080")
+    assert store.lock is not None
+    store.lock.announce("127.0.0.1:8080")
     assert read_holder(store.root / "LOCK")["endpoint"] == "127.0.0.1:8080"
     store.close()
     assert read_holder(store.root / "LOCK") == {}
@@ -160,13 +160,13 @@ def test_a_full_database_loses_the_batch_and_nothing_else(open_store: OpenStore)
     store = open_store()
     notes = store.collection("notes")
     write(notes, {"a": "rivers carry silt"})
-    assert store._writer is not None
-    (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
-    store._writer.execute(f"PRAGMA max_page_count={pages + 1}")
+    assert store.database._writer is not None
+    (pages,) = store.database._writer.execute("PRAGMA page_count").fetchone()
+    store.database._writer.execute(f"PRAGMA max_page_count={pages + 1}")
     with pytest.raises(StorageFull, match="no room left"):
         write(notes, {f"b{number}": "long " * 2000 for number in range(20)})
     assert notes.info().documents == 1  # type: ignore[union-attr]  # it was just written
-    store._writer.execute("PRAGMA max_page_count=1000000")
+    store.database._writer.execute("PRAGMA max_page_count=1000000")
     write(notes, {"c": "after"})
     assert nearest(notes, "after", 1) == ["c"]
 
@@ -203,7 +203,7 @@ def test_counts_come_from_one_row(open_store: OpenStore) -> None:
     info = notes.info()
     assert info is not None
     assert (info.documents, info.chunks, info.slots, info.sequence, info.text_bytes) == (2, 2, 4, 3, 5)
-    with store.reading() as connection:
+    with store.database.reading() as connection:
         counted = connection.execute(
             "SELECT COUNT(*), (SELECT COUNT(*) FROM chunks), (SELECT COUNT(*) FROM tombstones) FROM documents"
         ).fetchone()
@@ -222,7 +222,7 @@ def test_a_busy_reader_does_not_stop_the_writer(open_store: OpenStore) -> None:
 
 def test_every_commit_is_synchronised(open_store: OpenStore) -> None:
     store = open_store()
-    assert store._writer is not None
-    assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store.database._writer is not None
+    assert store.database._writer.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert store.database._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert sqlite3.threadsafety == 3

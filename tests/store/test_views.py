@@ -156,7 +156,7 @@ def test_a_view_far_behind_is_brought_up_to_date_on_closing(open_store: OpenStor
     assert [folder.parent.name for folder in sorted((tmp_path / "bank" / "views").glob("*/lexical"))] == ["1-0", "2-0"]
     reader = open_store(read_only=True)
     for name, on_disk in (("few", 0), ("many", 300)):
-        view = reader.lexical_view(reader_row(reader, name))
+        view = reader._shared.lexical_view(reader_row(reader, name))
         assert isinstance(view, views.ReaderView)
         _, mark = view._look()
         assert mark.slots == on_disk
@@ -164,7 +164,7 @@ def test_a_view_far_behind_is_brought_up_to_date_on_closing(open_store: OpenStor
 
 
 def reader_row(store: LocalStore, name: str) -> collections.Row:
-    with store.reading() as connection:
+    with store.database.reading() as connection:
         row = collections.find(connection, name)
     assert row is not None
     return row

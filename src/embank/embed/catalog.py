@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embank.embed.ctformat import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,8 @@ class KnownModel:
 
     `package` and `package_folder` say in which installed distribution's package the files lie, if anyone packaged
     them; `install` is the command that brings it. `repository` is a Hugging Face repository, None where there is none
-    to pull from. `dimensions` lists the lengths that a vector may be cut to (Matryoshka), the full one first.
+    to pull from. `dimensions` lists the lengths that a vector may be cut to (Matryoshka), the full one first. A model of
+    one precision only has that one, whatever is asked for.
     """
 
     name: str
@@ -29,6 +34,7 @@ class KnownModel:
     tokenizer: str
     files: Mapping[str, str] = field(repr=False)
     aliases: tuple[str, ...] = ()
+    precisions: tuple[Precision, ...] = ("int8", "float32")
     repository: str | None = None
     revision: str | None = None
     package: str | None = None
@@ -83,6 +89,7 @@ WORDLLAMA = KnownModel(
             "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68"
         ),
     },
+    precisions=("float32",),
     package="wordllama",
     install="pip install --no-deps wordllama",
 )

@@ -30,6 +30,7 @@ FAILED_STATUS = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the child; the exit status."""
     from embank.memory import hygiene
 
     hygiene.apply()

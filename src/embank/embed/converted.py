@@ -76,7 +76,7 @@ def ensure_converted(request: LoadRequest, *, verify: Verify) -> tuple[Path, Man
         with _locked(target):
             found = _usable(request, target)  # another process may have made it meanwhile
             if found is None:
-                found = _make(request, target, weights, verify)
+                found = _make(request, target, weights, verify=verify)
     return target, found
 
 
@@ -120,9 +120,10 @@ def _usable(request: LoadRequest, target: Path) -> Manifest | None:
     return manifest
 
 
-def _make(request: LoadRequest, target: Path, weights: str, verify: Verify) -> Manifest:
+def _make(request: LoadRequest, target: Path, weights: str, *, verify: Verify) -> Manifest:
     folder = request.folder
-    assert folder is not None  # `_usable` has raised otherwise
+    if folder is None:
+        raise ModelFileError(f"the model {request.name!r} has no source to convert", name=request.name)
     if request.known is not None:
         check_files(request.known, folder)
     started_s = time.perf_counter()

@@ -96,6 +96,12 @@ class Loader:
             models = [model for (place, _), model in self._models.items() if place == key]
         return sum(model.unload() for model in models)
 
+    def unload_all(self) -> int:
+        """Let every model go that no call is using; the bytes given up."""
+        with self._lock:
+            models = list(self._models.values())
+        return sum(model.unload() for model in models)
+
     def close(self) -> None:
         """Unload everything and leave the governor. A model that is in use stays open until its call returns."""
         with self._lock:
@@ -111,6 +117,8 @@ class Loader:
             raise InvalidInput(f"unknown precision {precision!r}: there are int8 and float32", value=precision)
         located = locate(name, directory=self.directory, known=self._known)
         place = located.name if located.known else str(located.folder)
+        if located.known is not None and len(located.known.precisions) == 1:
+            precision = located.known.precisions[0]
         key = (place, precision)
         with self._lock:
             model = self._models.get(key)

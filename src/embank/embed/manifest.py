@@ -68,5 +68,6 @@ def check_converted(folder: Path, manifest: Manifest) -> None:
 
 
 def size_bytes(manifest: Manifest, name: str) -> int:
+    """Bytes of one of the converted files."""
     value: Any = manifest.files[name]["bytes"]
     return int(value)

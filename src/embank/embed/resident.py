@@ -153,12 +153,10 @@ class ResidentModel:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _known_identity(self) -> tuple[Fingerprint, int]:
-        identity = self._identity
-        if identity is None:
-            self.warm()
-            identity = self._identity
-            assert identity is not None  # set by every successful opening
-        return identity
+        if self._identity is not None:
+            return self._identity
+        with self._using() as engine:
+            return engine.fingerprint, engine.max_tokens
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Engine]:

@@ -107,13 +107,13 @@ class StaticEngine:
         raw = table[distinct]
         rows = float32_of_bfloat16(raw.astype(np.uint16)) if self._is_bfloat16 else raw.astype(np.float32)
         vectors = np.empty((len(batch), self._dimension), dtype=np.float32)
-        start = 0
-        for number, text in enumerate(batch):
-            # Faster than np.add.reduceat over all rows, which gathers a row a token of the whole batch first.
-            stop = start + len(text)
-            vectors[number] = _sum_of_rows(rows, positions[start:stop])
-            vectors[number] /= len(text)
-            start = stop
+        lengths = np.fromiter(map(len, batch), dtype=np.intp, count=len(batch))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        # Texts of one length at a time: a few sums over three axes instead of one a text. (np.add.reduceat over the
+        # whole batch is three times slower.)
+        for length in np.unique(lengths):
+            numbers = np.flatnonzero(lengths == length)
+            vectors[numbers] = _sums(rows, positions, starts[numbers], int(length)) / np.float32(length)
         return vectors
 
     def used_bytes(self) -> int:
@@ -131,9 +131,11 @@ class StaticEngine:
         return self._tokens
 
 
-def _sum_of_rows(rows: Vectors, positions: npt.NDArray[np.intp]) -> Vectors:
-    """In blocks, so that a long text does not gather all its rows at once. Always in the order of the text."""
-    total: Vectors = np.add.reduce(rows[positions[:_LONGEST_GATHER]], axis=0)
-    for start in range(_LONGEST_GATHER, len(positions), _LONGEST_GATHER):
-        total += np.add.reduce(rows[positions[start : start + _LONGEST_GATHER]], axis=0)
+def _sums(rows: Vectors, positions: npt.NDArray[np.intp], starts: npt.NDArray[np.intp], length: int) -> Vectors:
+    """The sum of `length` rows for each start, in blocks, so that long texts do not gather all their rows at once."""
+    total = np.zeros((len(starts), rows.shape[1]), dtype=np.float32)
+    step = max(1, _LONGEST_GATHER // len(starts))
+    for first in range(0, length, step):
+        offsets = np.arange(first, min(first + step, length))
+        total += rows[positions[starts[:, np.newaxis] + offsets]].sum(axis=1)
     return total

@@ -26,7 +26,7 @@ from embank.memory.cgroups import ControlGroups, read_bytes
 
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
-_FIELD = re.compile(rb"^(RssAnon|RssShmem|VmRSS):\s+(\d+) kB$", re.MULTILINE)
+_FIELD = re.compile(rb"^(RssAnon|RssFile|RssShmem|VmRSS|VmSize):\s+(\d+) kB$", re.MULTILINE)
 
 Source = Literal["status", "rss", "peak"]
 """Where a reading comes from.
@@ -103,31 +103,34 @@ class SystemMeter:
         total_bytes = sum(size for size, _ in memfds)
         processes = 0
         source: Source = "status"
-        for pid in self._walk(root):
+        seen: dict[int, _Held] = {}
+        for pid, parent in self._walk(root):
             held = _status(f"{self._proc}/{pid}/status")
             if held is None:
                 continue
-            anonymous, shared, exact = held
-            mapped = sum(size for size, pids in memfds if pid == root or pid in pids)
-            total_bytes += anonymous + max(shared - mapped, 0)
+            seen[pid] = held
             processes += 1
-            if not exact:
+            if held == seen.get(parent):
+                continue  # between vfork and exec, or just forked: it is in its parent's pages, which are counted
+            mapped = sum(size for size, pids in memfds if pid == root or pid in pids)
+            total_bytes += held.anonymous + max(held.shared - mapped, 0)
+            if not held.exact:
                 source = "rss"
         return total_bytes, processes, source
 
-    def _walk(self, root: int) -> Iterator[int]:
-        """The process and its descendants, as far as they live."""
+    def _walk(self, root: int) -> Iterator[tuple[int, int]]:
+        """The process and its descendants, as far as they live, each with its parent (0 for the first)."""
         parents: dict[int, list[int]] | None = None
-        pending, seen = [root], {root}
+        pending, seen = [(root, 0)], {root}
         while pending:
-            pid = pending.pop()
-            yield pid
+            pid, parent = pending.pop()
+            yield pid, parent
             children = _children(f"{self._proc}/{pid}/task")
             if children is None:
                 if parents is None:
                     parents = _by_parent(self._proc)
                 children = parents.get(pid, [])
-            pending += [child for child in children if child not in seen]
+            pending += [(child, pid) for child in children if child not in seen]
             seen.update(children)
 
 
@@ -151,8 +154,19 @@ def _physical(proc: Path) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _status(path: str) -> tuple[int, int, bool] | None:
-    """Anonymous and shared bytes of a process, and whether they could be told apart; None where it has ended."""
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Bytes of a process; `exact` where anonymous and shared memory could be told apart."""
+
+    anonymous: int
+    shared: int
+    file: int
+    mapped: int
+    exact: bool
+
+
+def _status(path: str) -> _Held | None:
+    """What a process holds; None where it has ended."""
     try:
         content = read_bytes(path)
     except (FileNotFoundError, ProcessLookupError):
@@ -160,9 +174,10 @@ def _status(path: str) -> tuple[int, int, bool] | None:
     fields = {name: int(count) * 1024 for name, count in _FIELD.findall(content)}
     if not fields:
         return None  # a zombie, or a kernel thread: it holds nothing
+    mapped = fields.get(b"VmSize", 0)
     if b"RssAnon" in fields:
-        return fields[b"RssAnon"], fields.get(b"RssShmem", 0), True
-    return fields.get(b"VmRSS", 0), 0, False
+        return _Held(fields[b"RssAnon"], fields.get(b"RssShmem", 0), fields.get(b"RssFile", 0), mapped, exact=True)
+    return _Held(fields.get(b"VmRSS", 0), 0, 0, mapped, exact=False)
 
 
 def _children(tasks: str) -> list[int] | None:

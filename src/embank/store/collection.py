@@ -7,25 +7,24 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from embank.errors import CollectionNotFound, EmbankError, ProtectedCollectionError, StoreError
 from embank.events.kinds import DocumentsCommitted, DocumentsDeleted
+from embank.memory.governor import Registration
 from embank.store import audit, collections, documents
 from embank.store.collections import Row
 from embank.store.index.exact import ExactIndex
 from embank.store.index.protocol import Float32, Mask, Neighbors, Slots
 from embank.store.protocol import Batch, CollectionInfo, Known, Passage, Space, StoredDocument
+from embank.store.shared import Shared
 from embank.store.sweep import Sweep
 from embank.store.vectors import Rows, Segments
 from embank.store.views import LexicalView, Picture
 from embank.store.where import compile_where
 from embank.system.log import get_logger
-
-if TYPE_CHECKING:
-    from embank.store.local import LocalStore
 
 _log = get_logger(__name__)
 
@@ -45,12 +44,14 @@ class Epoch:
 class StoredCollection:
     """A collection of an open bank. Thread-safe. It may not exist yet: then it is empty."""
 
-    def __init__(self, store: LocalStore, name: str) -> None:
+    def __init__(self, shared: Shared, name: str) -> None:
         self.name = name
-        self._store = store
+        self._shared = shared
+        self._database = shared.database
         self._guard = threading.RLock()
         self._segments: Segments | None = None
         self._view: LexicalView | None = None
+        self._registration: Registration | None = None
         self._epoch = Epoch(0, None, None)
         self._written = False
 
@@ -58,7 +59,7 @@ class StoredCollection:
 
     def info(self) -> CollectionInfo | None:
         """What is recorded of it; `None` before the first document. One row is read, whatever the size."""
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             row = collections.find(connection, self.name)
         return None if row is None else row.info
 
@@ -86,9 +87,9 @@ class StoredCollection:
 
     def commit(self, batch: Batch, space: Space | None) -> int:
         """Write a batch, whole and durably, and return the sequence it got. `space` is that of `batch.vectors`."""
-        store, now = self._store, self._store.clock.now()
-        started = store.clock.monotonic()
-        with store.changing() as writer:
+        clock = self._shared.clock
+        now, started = clock.now(), clock.monotonic()
+        with self._database.changing() as writer:
             row = self._ensure(writer, now)
             self._refuse_if_protected(row, batch)
             if len(batch.vectors):
@@ -97,17 +98,17 @@ class StoredCollection:
                 if row.info.fingerprint != space.fingerprint:
                     row = self._settled(row, space)
                 self._append(row, batch.vectors)
-            with store.transaction() as connection:
+            with self._database.transaction() as connection:
                 sequence = self._write(connection, row, batch, now)
         self._written = True
-        self._committed(batch, sequence, store.clock.monotonic() - started)
+        self._committed(batch, sequence, clock.monotonic() - started)
         return sequence
 
     def delete(self, ids: Iterable[str], *, act: str = "delete", where: Mapping[str, Any] | None = None) -> int:
         """Delete the documents of `ids`, or those for which `where` holds; return how many there were. On record."""
         predicate = None if where is None else compile_where(where)
-        now = self._store.clock.now()
-        with self._store.transaction() as connection:
+        now = self._shared.clock.now()
+        with self._database.transaction() as connection:
             row = collections.find(connection, self.name)
             if row is None:
                 return 0
@@ -122,15 +123,15 @@ class StoredCollection:
             )
             detail = {"where": dict(where)} if where is not None else {"first_ids": doomed[:20]}
             audit.record(connection, act, self.name, at=now, documents=gone, chunks=chunks, sequence=sequence, **detail)
-        self._store.stream.publish(DocumentsDeleted(collection=self.name, sequence=sequence, documents=gone))
+        self._shared.stream.publish(DocumentsDeleted(collection=self.name, sequence=sequence, documents=gone))
         return gone
 
     def protect(self, *, protected: bool) -> None:
         """Refuse, or allow again, every change of existing documents. On record."""
-        now = self._store.clock.now()
-        with self._store.changing() as writer:
+        now = self._shared.clock.now()
+        with self._database.changing() as writer:
             row = self._ensure(writer, now)
-            with self._store.transaction() as connection:
+            with self._database.transaction() as connection:
                 connection.execute("UPDATE collections SET protected = ? WHERE id = ?", (int(protected), row.key))
                 audit.record(connection, "protect" if protected else "unprotect", self.name, at=now)
 
@@ -142,11 +143,14 @@ class StoredCollection:
             except EmbankError as error:  # nothing is lost by it: whoever opens the bank next catches up
                 _log.warning("the lexical view of %r lags behind: %s", self.name, error)
         with self._guard:
+            if self._registration is not None:
+                self._registration.close()
             if self._view is not None:
                 self._view.close()
             if self._segments is not None:
                 self._segments.close()
-            self._view, self._segments, self._epoch = None, None, Epoch(0, None, None)
+            self._view, self._registration = None, None
+            self._segments, self._epoch = None, Epoch(0, None, None)
 
     # --- searching ---
 
@@ -155,10 +159,10 @@ class StoredCollection:
         """One consistent state to search: documents, vectors, tombstones and words of the same sequence."""
         predicate = None if where is None else compile_where(where)
         for _ in range(_MAX_RETRIES):
-            with self._store.reading() as connection:
+            with self._database.reading() as connection:
                 row = collections.find(connection, self.name)
                 if row is None:
-                    raise CollectionNotFound(f"there is no collection {self.name!r} in {self._store.root}")
+                    raise CollectionNotFound(f"there is no collection {self.name!r} in {self._database.root}")
                 epoch = self._epoch_of(connection, row)
                 picture = self._lexical(row).picture(row, connection) if lexical and row.slots else None
                 # A view that another thread moved on belongs to a later state than this connection sees: look again.
@@ -174,12 +178,12 @@ class StoredCollection:
 
     def sweep(self, root: str) -> Sweep:
         """Watch which documents a run over the source `root` gives, to tell afterwards which are gone."""
-        return Sweep(self._store, self, root)
+        return Sweep(self._database, self.name, root)
 
     def catch_up(self, *, lag_rows: int | None = None) -> None:
         """Bring the lexical view up to date if it lags by `lag_rows` passages, or as many as the settings allow."""
-        allowed = self._store.settings.lexical_rows if lag_rows is None else lag_rows
-        with self._store.reading() as connection:
+        allowed = self._shared.settings.lexical_rows if lag_rows is None else lag_rows
+        with self._database.reading() as connection:
             row = collections.find(connection, self.name)
             if row is not None and row.slots:
                 view = self._lexical(row)
@@ -194,18 +198,18 @@ class StoredCollection:
 
     @contextmanager
     def _existing(self) -> Iterator[tuple[sqlite3.Connection, Row | None]]:
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             yield connection, collections.find(connection, self.name)
 
     def _ensure(self, writer: sqlite3.Connection, now: float) -> Row:
         row = collections.find(writer, self.name)
         if row is None:
-            with self._store.transaction() as connection:
-                row = collections.insert(connection, self.name, dtype=self._store.settings.dtype, now=now)
+            with self._database.transaction() as connection:
+                row = collections.insert(connection, self.name, dtype=self._shared.settings.dtype, now=now)
         return row
 
     def _settled(self, row: Row, space: Space) -> Row:
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             collections.settle(connection, row, space)
             settled = collections.load(connection, row.key)
         return settled or row
@@ -213,7 +217,7 @@ class StoredCollection:
     def _append(self, row: Row, vectors: Float32) -> None:
         with self._guard:
             if self._segments is None:
-                self._segments = self._store.segments(row)
+                self._segments = self._shared.segments(row)
             segments = self._segments
         segments.append(vectors, mark=row.slots)
         segments.sync()
@@ -243,7 +247,7 @@ class StoredCollection:
         )
 
     def _committed(self, batch: Batch, sequence: int, seconds: float) -> None:
-        self._store.stream.publish(
+        self._shared.stream.publish(
             DocumentsCommitted(
                 collection=self.name,
                 sequence=sequence,
@@ -266,7 +270,7 @@ class StoredCollection:
             if old.sequence >= row.sequence or row.info.dimension is None:
                 return old
             if self._segments is None:
-                self._segments = self._store.segments(row)
+                self._segments = self._shared.segments(row)
             buried = documents.buried_slots(connection, row.key, after=old.sequence)
             dead = old.dead
             if len(buried) or dead is not None:
@@ -280,7 +284,8 @@ class StoredCollection:
     def _lexical(self, row: Row) -> LexicalView:
         with self._guard:
             if self._view is None:
-                self._view = self._store.lexical_view(row)
+                self._view = self._shared.lexical_view(row)
+                self._registration = self._shared.register(self._view)
             return self._view
 
 

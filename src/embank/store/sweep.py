@@ -9,11 +9,9 @@ import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-if TYPE_CHECKING:
-    from embank.store.collection import StoredCollection
-    from embank.store.local import LocalStore
+from embank.store.database import Database
 
 _TABLES = {"ids": "id", "origins": "origin", "held": "origin"}
 _numbers = itertools.count(1)
@@ -33,12 +31,12 @@ class Gone:
 class Sweep:
     """One run over one root, for the bank's writer. Use as a context manager; for one thread."""
 
-    def __init__(self, store: LocalStore, collection: StoredCollection, root: str) -> None:
-        self._store = store
+    def __init__(self, database: Database, collection: str, root: str) -> None:
+        self._database = database
         self._collection = collection
         self._root = root
         self._name = f"run_{next(_numbers)}"
-        with store.changing() as connection:
+        with database.changing() as connection:
             for table, column in _TABLES.items():
                 connection.execute(f"CREATE TEMP TABLE {self._name}_{table} ({column} TEXT PRIMARY KEY) WITHOUT ROWID")
 
@@ -46,7 +44,7 @@ class Sweep:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._store.changing() as connection:
+        with self._database.changing() as connection:
             for table in _TABLES:
                 connection.execute(f"DROP TABLE IF EXISTS temp.{self._name}_{table}")
 
@@ -54,7 +52,7 @@ class Sweep:
         """Note ids and origins; return the ids that had been seen before in this run."""
         listed = json.dumps(list(ids), ensure_ascii=False)
         known = json.dumps([origin for origin in origins if origin is not None], ensure_ascii=False)
-        with self._store.changing() as connection:
+        with self._database.changing() as connection:
             rows = connection.execute(
                 self._own("SELECT id FROM ids WHERE id IN (SELECT value FROM json_each(?))"), (listed,)
             )
@@ -65,16 +63,13 @@ class Sweep:
 
     def hold(self, origins: Iterable[str]) -> None:
         """Keep what came from `origins`, which could not be read now; a trailing slash holds all below it."""
-        with self._store.changing() as connection:
+        with self._database.changing() as connection:
             connection.executemany(
                 self._own("INSERT OR IGNORE INTO held VALUES (?)"), [(origin,) for origin in origins]
             )
 
     def gone(self) -> Gone:
         """What the source no longer gives; to be asked after a run that came to its end."""
-        info = self._collection.info()
-        if info is None:
-            return Gone((), ())
         sql = (
             "SELECT documents.name, IFNULL(origin, '') IN (SELECT origin FROM origins) FROM documents "
             "JOIN collections ON collections.id = documents.collection "
@@ -83,8 +78,8 @@ class Sweep:
             "(held.origin LIKE '%/' AND substr(documents.origin, 1, length(held.origin)) = held.origin)) "
             "ORDER BY documents.name"
         )
-        with self._store.changing() as connection:
-            rows = connection.execute(self._own(sql), (info.name, self._root)).fetchall()
+        with self._database.changing() as connection:
+            rows = connection.execute(self._own(sql), (self._collection, self._root)).fetchall()
         vanished = tuple(name for name, read in rows if not read)
         return Gone(vanished, surplus=tuple(name for name, read in rows if read))
 

@@ -34,8 +34,10 @@ TEXTS: tuple[str, ...] = (
     "Zürich, café, naïve: text with accents.",
     "今日は天気がいいですね。",
     "def f(x): return x ** 2  # 3.14",
-    "A longer passage. It has several sentences, which say little. It is here so that lengths differ, and with them "
-    "the padding of whatever stands beside it in a batch. The vectors must not notice.",
+    (
+        "A longer passage. It has several sentences, which say little. It is here so that lengths differ, and with "
+        "them the padding of whatever stands beside it in a batch. The vectors must not notice."
+    ),
     "memory and budget",
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen",
 )

@@ -1,0 +1,70 @@
+"""What all collections of an open bank share, and where the files of each lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embank.errors import BankDamaged
+from embank.events.stream import Stream
+from embank.memory.governor import Governor, Registration
+from embank.store.collections import Row
+from embank.store.database import Database
+from embank.store.settings import Settings
+from embank.store.vectors import Segments
+from embank.store.views import LexicalView, ReaderView, ViewPlace, WriterView
+from embank.system.clock import Clock
+from embank.system.files import Files
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The means of a bank. `bank` is its identity, which every derived view names."""
+
+    bank: str
+    database: Database
+    settings: Settings
+    stream: Stream
+    files: Files
+    clock: Clock
+    governor: Governor | None
+
+    def segments(self, row: Row) -> Segments:
+        """The vector files of a collection, cut to the recorded mark where this process is the writer."""
+        codec = row.codec()
+        if codec is None:
+            raise BankDamaged(f"collection {row.info.name!r} has vectors but no recorded dimension")
+        segments = Segments(self._directory("vectors", row), codec, files=self.files)
+        if not self.database.read_only:
+            segments.cut(row.slots)
+        return segments
+
+    def lexical_view(self, row: Row) -> LexicalView:
+        """The lexical view of a collection, as a writer or as a reader."""
+        place = ViewPlace(
+            path=self._directory("views", row) / "lexical",
+            name=f"{self.bank}:{row.key}:{row.info.generation}",
+            collection=row.key,
+            collection_name=row.info.name,
+        )
+        writer_bytes = self.settings.lexical_writer_bytes
+        if self.database.read_only:
+            return ReaderView(place, writer_bytes=writer_bytes)
+        return WriterView(
+            place,
+            self.database.readers,
+            files=self.files,
+            clock=self.clock,
+            stream=self.stream,
+            step_rows=self.settings.lexical_rows,
+            writer_bytes=writer_bytes,
+        )
+
+    def register(self, view: LexicalView) -> Registration | None:
+        """Put a view that holds memory on the governor's roster."""
+        if self.governor is None or not isinstance(view, WriterView):
+            return None
+        return self.governor.register(view)
+
+    def _directory(self, kind: str, row: Row) -> Path:
+        return self.database.root / kind / f"{row.key}-{row.info.generation}"
