@@ -252,6 +252,13 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
         bank.collection("notes").add(["x"])
 
 
+def test_a_model_asked_for_is_taken_at_its_word(tmp_path: Path) -> None:
+    with embank.open(tmp_path / "bank", model=HashModel()) as bank:
+        bank.collection("notes").add(NOTES)
+    with embank.open(tmp_path / "bank", model="nonsense") as bank, pytest.raises(ModelNotFound, match="nonsense"):
+        bank.collection("notes").search("rivers")
+
+
 @pytest.mark.parametrize("wrong", ["nan", "width", "count"])
 def test_a_model_that_answers_wrongly_stores_nothing(tmp_path: Path, wrong: str) -> None:
     class Wrong(HashModel):

@@ -88,6 +88,10 @@ class Config:
                 f"there is no settings section {name!r}: there are {', '.join(self._sections)}", key=name
             ) from None
 
+    def provenance(self, key: str) -> str:
+        """Which layer the value of `section.name` came from: "default", "file …", "environment …" or "flag …"."""
+        return self._provenance.get(key, "default")
+
     def rows(self) -> list[Setting]:
         """Every setting, in the order of sections and fields."""
         return list(self._rows())
@@ -97,7 +101,7 @@ class Config:
             for field_name, field in type(section).model_fields.items():
                 key = f"{name}.{field_name}"
                 value = getattr(section, field_name)
-                provenance = self._provenance.get(key, "default")
+                provenance = self.provenance(key)
                 # Defaults are validated: where the default stands, the value is the default in its final form.
                 default = value if provenance == "default" else _default(field, section)
                 yield Setting(key, value, default, provenance, field.description or "")

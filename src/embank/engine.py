@@ -96,12 +96,16 @@ class Engine:
         return self._warm(self.loader().get())
 
     def model_for(self, info: CollectionInfo | None) -> Model | None:
-        """The model of a collection's vectors; `None` where they are the user's own."""
+        """The model of a collection's vectors; `None` where they are the user's own.
+
+        The collection remembers it, whatever the settings name for new ones; but a model asked for in this very call
+        is taken at its word, and refused by its fingerprint where it is another one.
+        """
         if info is None or info.fingerprint is None:
             return self.default_model()
         if info.fingerprint.startswith(USER_SPACE):
             return None
-        if info.model is None or self._own_model is not None:
+        if info.model is None or self._own_model is not None or self._names_a_model():
             return self.default_model()
         return self._warm(self.loader().get(**json.loads(info.model)))
 
@@ -172,6 +176,10 @@ class Engine:
             self._settled = True
             self.governor.settle()
         return model
+
+    def _names_a_model(self) -> bool:
+        keys = ("embed.model", "embed.precision", "embed.dimensions")
+        return any(self.config.provenance(key).startswith("flag") for key in keys)
 
     def _recipe(self) -> str | None:
         """How to load the model again, where the settings say so."""

@@ -71,7 +71,7 @@ def test_asking_for_what_is_not_there_or_not_readable(path: Path) -> None:
     with SafetensorsFile(path) as file:
         with pytest.raises(ModelFileError, match="no tensor 'nothing'"):
             file.view("nothing")
-        with pytest.raises(ModelFileError, match="'ids' .* is I64"):
+        with pytest.raises(ModelFileError, match=r"'ids' .* is I64"):
             file.view("ids")
 
 

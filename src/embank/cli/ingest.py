@@ -202,6 +202,8 @@ class _Run:
 
     def _closing(self, total: dict[str, Any]) -> str:
         took = output.duration(total["seconds"])
+        if not total["seen"]:
+            return f"nothing to index: no documents found ({took})"
         if not total["embedded"]:
             unchanged = output.counted(total["unchanged"], "document")
             return f"nothing to embed: {unchanged} unchanged ({took})"

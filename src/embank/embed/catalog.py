@@ -20,8 +20,8 @@ class KnownModel:
 
     `package` and `package_folder` say in which installed distribution's package the files lie, if anyone packaged
     them; `install` is the command that brings it. `repository` is a Hugging Face repository, None where there is none
-    to pull from. `dimensions` lists the lengths that a vector may be cut to (Matryoshka), the full one first. A model of
-    one precision only has that one, whatever is asked for.
+    to pull from. `dimensions` lists the lengths that a vector may be cut to (Matryoshka), the full one first. A
+    model of one precision only has that one, whatever is asked for.
     """
 
     name: str

@@ -95,9 +95,7 @@ def _download_file(repository: str, file: str, revision: str | None, folder: Pat
     place = f"{repository}/{file} at revision {revision}"
     arguments: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
     try:
-        return Path(
-            hf_hub_download(repository, file, revision=revision, local_dir=folder, token=False, **arguments)
-        )
+        return Path(hf_hub_download(repository, file, revision=revision, local_dir=folder, token=False, **arguments))
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise ModelError(f"the hub has no {place}: {_first_line(error)}", file=file) from error
     except HfHubHTTPError as error:

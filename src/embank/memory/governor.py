@@ -354,7 +354,7 @@ class Governor:
             self._publish(RungEntered(step.entered.name, *facts, at=at))
 
     def _on_refused(self, error: BudgetExceeded) -> None:
-        _log.warning("refused: %s", error)
+        _log.info("refused: %s", error)  # raised, too: whoever asked tells the user
         what, wanted, available = (error.fields[key] for key in ("what", "wanted_bytes", "available_bytes"))
         self._publish(ReservationRefused(what, wanted, available, at=self._clock.now()))
 
