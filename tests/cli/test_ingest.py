@@ -112,7 +112,7 @@ def test_an_empty_folder_is_no_error(run: Run, workplace: Path) -> None:
     (workplace / "empty").mkdir()
     result = run("index", "empty")
     assert result.exit_code == 0
-    assert "nothing to embed: 0 documents unchanged" in result.stdout
+    assert "nothing to index: no documents found" in result.stdout
 
 
 def test_an_unknown_kind_of_source_lists_the_known(run: Run, notes: Path) -> None:
