@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ class LetterEngine:
     fingerprint = Fingerprint("letters", "w", "t", "sum", True, 3, "letters", "float32")
     max_tokens = 100
 
-    def __init__(self, *, batch_tokens: int = 64, length_step: int | None = None) -> None:
+    def __init__(self, *, batch_tokens: int = 64, length_step: int | None = None, lanes: int = 1) -> None:
+        self.lanes = lanes
         self.batch_tokens = batch_tokens
         self.length_step = length_step
         self.batches: list[list[int]] = []
@@ -182,11 +184,47 @@ def test_batches_keep_to_the_engines_tokens() -> None:
     assert engine.batches == [[30], [6, 5], [4, 3, 2], [1]]
 
 
-def test_every_batch_is_reserved_by_rows_times_width_and_given_back() -> None:
+def test_batches_are_reserved_by_rows_times_width_and_given_back() -> None:
+    """Bytes of the largest batch (24 wide, or 3 of 8), and of the widest text alone."""
     engine, budget = LetterEngine(batch_tokens=32, length_step=8), StingyBudget(10_000)
-    embed(engine, ["a" * 5, "b" * 7, "c" * 20], budget=budget)
-    assert budget.asked == [("embed batch", 240, 240), ("embed batch", 160, 80)]
+    embed(engine, ["a" * 5, "b" * 7, "c" * 20, "d" * 4], budget=budget)
+    assert budget.asked == [("embed batches", 240, 240)]
     assert budget.held == 0
+
+
+def test_each_lane_computes_a_batch_of_its_own_at_the_same_time() -> None:
+    engine, budget = LetterEngine(batch_tokens=20, lanes=3), StingyBudget(10_000)
+    meeting = threading.Barrier(3, timeout=30)
+
+    def meet(vectors: Vectors) -> Vectors:
+        meeting.wait()  # breaks unless three are here at once
+        return vectors
+
+    engine.spoil = meet
+    texts = [letter * 10 for letter in "abcdef"]
+    assert np.array_equal(embed(engine, texts, budget=budget), expected(texts))
+    assert budget.asked == [("embed batches", 3 * 200, 100)]
+
+
+def test_lanes_are_given_up_before_batches_shrink() -> None:
+    engine = LetterEngine(batch_tokens=20, lanes=3)
+    texts = [letter * 10 for letter in "abcdef"]
+    for granted, rows in ((450, [2, 2, 2]), (250, [2, 2, 2]), (150, [1] * 6)):
+        engine.batches.clear()
+        assert np.array_equal(embed(engine, texts, budget=StingyBudget(granted)), expected(texts))
+        assert sorted(map(len, engine.batches), reverse=True) == rows
+
+
+def test_an_error_in_one_lane_ends_the_call() -> None:
+    engine = LetterEngine(batch_tokens=10, lanes=2)
+
+    def fail(vectors: Vectors) -> Vectors:
+        raise RuntimeError("kernel broke")
+
+    engine.spoil = fail
+    with pytest.raises(EmbeddingFailed, match="kernel broke"):
+        embed(engine, [f"{number:010d}" for number in range(200)])
+    assert len(engine.batches) < 200
 
 
 def test_a_batch_shrinks_to_what_was_granted() -> None:
@@ -194,12 +232,12 @@ def test_a_batch_shrinks_to_what_was_granted() -> None:
     texts = [letter * 10 for letter in "abcdef"]
     assert np.array_equal(embed(engine, texts, budget=budget), expected(texts))
     assert engine.batches == [[10, 10], [10, 10], [10, 10]]
-    assert budget.asked == [("embed batch", 600, 100)]
+    assert budget.asked == [("embed batches", 600, 100)]
 
 
 def test_what_can_never_fit_is_refused() -> None:
     budget = StingyBudget(99)
-    with pytest.raises(BudgetExceeded, match="embed batch"):
+    with pytest.raises(BudgetExceeded, match="embed batches"):
         embed(LetterEngine(), ["a" * 10], budget=budget)
     assert budget.held == 0
 

@@ -62,6 +62,7 @@ class SlowEngine:
 
     max_tokens = 16
     batch_tokens = 64
+    lanes = 1
     length_step: int | None = None
 
     def __init__(self, weights: str = "w") -> None:

@@ -14,7 +14,8 @@ import pytest
 from embank.memory import hygiene
 from embank.memory.trim import supported
 
-NAMES = ("MALLOC_ARENA_MAX", "OMP_NUM_THREADS", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "TOKENIZERS_PARALLELISM")
+ALWAYS = ("MALLOC_ARENA_MAX", "OMP_NUM_THREADS", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "TOKENIZERS_PARALLELISM")
+NAMES = (*ALWAYS, *(("CT2_FORCE_CPU_ISA",) if hygiene._has_avx512() else ()))
 needs_glibc = pytest.mark.skipif(not supported(), reason=supported().reason or "supported")
 
 
@@ -49,7 +50,7 @@ def test_what_the_user_set_stays() -> None:
         f"a = hygiene.apply()\n{REPORT}", OMP_NUM_THREADS="7", MALLOC_ARENA_MAX="4", TOKENIZERS_PARALLELISM="true"
     )
     assert allocator == {}
-    assert set(environment) == {"ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    assert set(environment) == set(NAMES) - {"OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "TOKENIZERS_PARALLELISM"}
     assert (present["OMP_NUM_THREADS"], present["MALLOC_ARENA_MAX"]) == ("7", "4")
     assert present["TOKENIZERS_PARALLELISM"] == "true"
 
@@ -118,6 +119,22 @@ def test_a_child_gets_defaults_and_the_users_own(monkeypatch: pytest.MonkeyPatch
     assert environment["MALLOC_ARENA_MAX"] == "1"
     assert hygiene.child_environment(mmap_threshold_bytes=65536)["MALLOC_MMAP_THRESHOLD_"] == "65536"
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["fpu avx2 avx512f avx512bw avx512dq avx512vl avx512_vnni"] * 2, True),
+        (["fpu avx2 avx512f avx512bw avx512dq avx512vl avx512_vnni", "fpu avx2"], False),
+        (["fpu avx2 avx512f avx512bw avx512dq avx512vl"], False),
+        ([], False),
+    ],
+)
+def test_avx512_only_where_every_processor_has_all_of_it(tmp_path: Path, flags: list[str], *, told: bool) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("".join(f"processor\t: {number}\nflags\t\t: {line}\n\n" for number, line in enumerate(flags)))
+    assert hygiene._has_avx512(cpuinfo=cpuinfo) is told
+    assert not hygiene._has_avx512(cpuinfo=tmp_path / "missing")
 
 
 def test_it_imports_nothing_heavy() -> None:

@@ -31,7 +31,7 @@ def test_a_transaction_is_all_or_nothing(path: Path) -> None:
     def half() -> None:
         with transaction(writer):
             writer.execute("INSERT INTO t VALUES (1)")
-            writer.execute("INSERT INTO nothing VALUES (1)")
+            writer.execute("INSERT INTO absent VALUES (1)")
 
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         half()

@@ -39,6 +39,8 @@ _LENGTH_STEP = 16
 _COMPUTE_TYPES: dict[Precision, str] = {"int8": "int8_float32", "float32": "float32"}
 # Measured on BERT tokenizers of 30,000 words: 7.8 MB for a file of 0.47 MB.
 _TOKENIZER_BYTES_A_FILE_BYTE = 17
+# A batch smaller than this no longer fills a core's vector units.
+_LEAST_BATCH_TOKENS = 256
 # How long a load waits for other work to end.
 _WAIT_S = 60.0
 # The runtime's own state, threads and work buffers, beside the weights.
@@ -54,7 +56,8 @@ def load(request: LoadRequest) -> Engine:
     `ModelFileError` when the runtime refuses the files or this processor.
     """
     threads = request.settings.threads or usable_cpus()
-    batch_tokens = request.settings.padded_tokens
+    # Shared out over the lanes: what is computed at once, and so the memory it takes, is what was set.
+    batch_tokens = max(request.settings.padded_tokens // threads, _LEAST_BATCH_TOKENS)
 
     def open_within_budget(folder: Path, manifest: Manifest) -> Ct2Engine:
         # Held while it opens: from then on the reading of the process, and `used_bytes`, have it.
@@ -85,7 +88,11 @@ def load(request: LoadRequest) -> Engine:
 
 
 class Ct2Engine:
-    """An opened model. Thread-safe: the runtime queues concurrent batches; `close` must not overlap them."""
+    """An opened model. Thread-safe: the runtime queues concurrent batches; `close` must not overlap them.
+
+    Each of `threads` computes a batch of its own, with the same weights: measured on two cores and MiniLM in int8,
+    batches of 512 tokens beside each other gave 10-17 k tokens/s, one of 1,024 over both cores 9-13 k.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int, batch_tokens: int) -> None:
         description = manifest.description
@@ -98,6 +105,7 @@ class Ct2Engine:
         }
         self.max_tokens = description.max_tokens
         self.batch_tokens = batch_tokens
+        self.lanes = threads
         self.length_step = _LENGTH_STEP
         self.fingerprint = _fingerprint(manifest)
         self._tokens: Tokens | None = Tokens(
@@ -164,7 +172,7 @@ def _open_encoder(folder: Path, compute_type: str, threads: int) -> Any:
 
     try:
         return ctranslate2.Encoder(
-            str(folder), device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=threads
+            str(folder), device="cpu", compute_type=compute_type, inter_threads=threads, intra_threads=1
         )
     except (RuntimeError, ValueError) as error:
         raise ModelFileError(f"CTranslate2 can't open {folder} as {compute_type}: {error}", path=str(folder)) from error

@@ -68,6 +68,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def lanes(self) -> int:
+        """How many batches it computes at the same time; `forward` may be called by so many threads."""
+        ...
+
+    @property
     def length_step(self) -> int | None:
         """Texts are computed at their length rounded up to a multiple of this, and never beside those of another width.
 

@@ -20,10 +20,10 @@ class Settings(Section):
     """int8 is smaller and faster, with a cosine of 0.99 and more to the original; float32 gives its own values."""
 
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """Threads that compute one batch; empty: as many as this process may use CPUs."""
+    """Batches computed at the same time, one thread each; empty: as many as this process may use CPUs."""
 
     padded_tokens: int = Field(default=1024, ge=16, le=1 << 20)
-    """A batch's rows times its longest text, in tokens: more is a little faster and takes more memory."""
+    """Tokens computed at once, padding included, shared out over the threads (256 each at least)."""
 
     dimensions: int | None = Field(default=None, ge=1)
     """Keep this many of a vector's dimensions, where the model was trained for that; empty: all."""

@@ -72,6 +72,7 @@ class StaticEngine:
         self._dimension = dimension
         self.max_tokens = known.max_tokens
         self.batch_tokens = _BATCH_TOKENS
+        self.lanes = 1
         self.length_step: int | None = None
         # WordLlama's own inference adds no special tokens.
         self._tokens: Tokens | None = Tokens(folder / known.tokenizer, max_tokens=known.max_tokens, special=False)
