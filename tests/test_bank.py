@@ -322,6 +322,17 @@ def test_release_gives_memory_back_and_the_bank_goes_on(bank: Bank) -> None:
     assert notes.search("rivers", k=1)[0].id == "a1"
 
 
+def test_release_asks_everybody_though_the_host_holds_less_than_when_the_bank_was_opened(tmp_path: Path) -> None:
+    hosts_own = b"x" * 100_000_000
+    with embank.open(tmp_path / "bank", model=HashModel()) as bank:
+        bank.collection("notes").add(NOTES)
+        bank.collection("notes").search("rivers")
+        del hosts_own
+        assert dict(bank.memory().consumers)["lexical writer notes"] > 0
+        bank.release()
+        assert dict(bank.memory().consumers)["lexical writer notes"] == 0
+
+
 def test_settings_reach_their_rooms(tmp_path: Path) -> None:
     flags = {"store.dtype": "int8", "chunk.max_tokens": 8}
     with embank.open(tmp_path / "bank", model=HashModel(), flags=flags) as bank:

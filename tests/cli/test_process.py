@@ -24,9 +24,18 @@ PATIENCE_S = 60.0
 
 
 def start(*words: object, **options: Any) -> subprocess.Popen[str]:
-    """The real program, with pipes for whatever is not given."""
+    """The real program, with pipes for whatever is not given.
+
+    As from a terminal: where the tests themselves run in the background of a shell, Ctrl-C is ignored, and children
+    inherit that.
+    """
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", "embank", *map(str, words)], text=True, **{**pipes, **options})
+    inherited = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen([sys.executable, "-m", "embank", *map(str, words)], text=True, **{**pipes, **options})
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def rows(count: int) -> Iterator[str]:
