@@ -11,7 +11,7 @@ import pytest
 
 import embank
 from embank.bank import Bank, LocalCollection
-from embank.events.kinds import IngestProgressed, SourceItemSkipped
+from embank.events.kinds import IngestProgressed, SourceItemSkipped, ViewCaughtUp
 from embank.pipeline import IngestReport, approximate_tokens
 from embank.source.files import TextFiles
 from embank.source.jsonl import JsonLines
@@ -201,3 +201,19 @@ def test_interrupted_runs_keep_what_was_committed_and_go_on(bank: Bank, tmp_path
 def test_the_approximate_counter_rarely_counts_too_few() -> None:
     texts = ["", "a", "The quick brown fox jumps.", "Überraschung", "\U0001f980"]
     assert approximate_tokens(texts) == [0, 1, 9, 5, 2]
+
+
+def test_the_lexical_view_never_lags_far_behind_a_long_run(tmp_path: Path) -> None:
+    """A process that reads meanwhile must find few passages past the view's marker, however long the run."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"id": str(number), "text": f"text {number}"}) for number in range(1500)))
+    documents = ({"id": f"added {number}", "text": f"text {number}"} for number in range(1500))
+    with embank.open(tmp_path / "bank", model=HashModel(), flags={"store.lexical_rows": 300}) as bank:
+        heard = bank.events.subscribe(None, kinds=[ViewCaughtUp])
+        bank.collection("indexed").index(lambda skip: JsonLines(path, on_skip=skip))
+        bank.collection("added").add(documents)
+        caught = [event for event in heard.drain() if isinstance(event, ViewCaughtUp)]
+    for name in ("indexed", "added"):
+        steps = [event.rows for event in caught if event.collection == name]
+        assert len(steps) >= 2, name
+        assert max(steps) < 300 + 256, name

@@ -124,7 +124,6 @@ class Pipeline:
             report.seen += len(window)
             self._write(window, report, root=None)
             self._progress(report, started)
-        self._collection.catch_up()
         return report
 
     def index(self, open_source: Callable[[OnSkip], Source], *, prune: bool = False) -> IngestReport:
@@ -204,6 +203,8 @@ class Pipeline:
         report.commits += 1
         if self._on_commit is not None:
             self._on_commit([upsert.document.id for upsert in upserts] + [document.id for document in relabeled])
+        # A reading process keeps what lies past the view's marker in memory: never let that grow with the run.
+        self._collection.catch_up()
 
     def _embed(self, texts: list[str]) -> Float32:
         if not texts:
