@@ -179,7 +179,7 @@ class Engine:
         return model
 
     def _names_a_model(self) -> bool:
-        keys = ("embed.model", "embed.precision", "embed.dimensions")
+        keys = ("embed.model", "embed.precision", "embed.engine", "embed.dimensions")
         return any(self.config.provenance(key).startswith("flag") for key in keys)
 
     def _recipe(self) -> str | None:
@@ -187,7 +187,8 @@ class Engine:
         if self._own_model is not None:
             return None
         embed = self.config.section("embed")
-        return json.dumps({"name": embed.model, "precision": embed.precision})
+        recipe = {"name": embed.model, "precision": embed.precision, "engine": embed.engine}
+        return json.dumps({key: value for key, value in recipe.items() if value is not None})
 
 
 USER_SPACE = "user:"

@@ -14,6 +14,7 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
     ├── ModelError
     │   ├── ModelNotFound (LookupError)      no such model, or its weights are not on this machine
     │   ├── ModelFileError (ValueError)      weights, tokenizer or configuration damaged or of another architecture
+    │   ├── DeviceNotFound (LookupError)     the device asked for is not on this machine
     │   └── EmbeddingFailed (RuntimeError)   the model answered wrongly (count, width, NaN) or not at all
     └── StoreError
         ├── BankNotFound (FileNotFoundError) there is no bank at that path
@@ -97,6 +98,10 @@ class ModelNotFound(ModelError, LookupError):
 
 class ModelFileError(ModelError, ValueError):
     """A file of the model is missing, damaged, altered or of another architecture."""
+
+
+class DeviceNotFound(ModelError, LookupError):
+    """The device asked for is not on this machine, or not one that the engine can compute on."""
 
 
 class EmbeddingFailed(ModelError, RuntimeError):

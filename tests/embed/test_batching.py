@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from embank.embed import batching
 from embank.embed.batching import plan
-from embank.embed.engine import Unbudgeted
+from embank.embed.engine import Encoded, Unbudgeted
 from embank.embed.model import Fingerprint, Kind
 from embank.errors import BudgetExceeded, EmbeddingFailed, InvalidInput
 from embank.events.kinds import Event, TextsEmbedded
 
 if TYPE_CHECKING:
-    from embank.embed.engine import TokenIds
     from embank.embed.model import Vectors
 
 
@@ -30,6 +29,8 @@ class LetterEngine:
     fingerprint = Fingerprint("letters", "w", "t", "sum", True, 3, "letters", "float32")
     max_tokens = 100
 
+    device = "cpu"
+
     def __init__(self, *, batch_tokens: int = 64, length_step: int | None = None, lanes: int = 1) -> None:
         self.lanes = lanes
         self.batch_tokens = batch_tokens
@@ -38,9 +39,9 @@ class LetterEngine:
         self.encoded: list[str] = []
         self.spoil: Callable[[Vectors], Vectors] = lambda vectors: vectors
 
-    def encode(self, texts: Sequence[str], kind: Kind) -> list[TokenIds]:
+    def encode(self, texts: Sequence[str], kind: Kind) -> Encoded:
         self.encoded += texts
-        return [np.array([ord(letter) for letter in text] or [0], dtype=np.int32) for text in texts]
+        return Encoded([np.array([ord(letter) for letter in text] or [0], dtype=np.int32) for text in texts])
 
     def count(self, texts: Sequence[str]) -> list[int]:
         return [len(text) for text in texts]
@@ -166,7 +167,7 @@ def test_windows_are_bounded_by_texts_and_by_characters() -> None:
     seen: list[int] = []
     encode = engine.encode
 
-    def encode_and_note(texts: Sequence[str], kind: Kind) -> list[TokenIds]:
+    def encode_and_note(texts: Sequence[str], kind: Kind) -> Encoded:
         seen.append(len(texts))
         return encode(texts, kind)
 
@@ -308,3 +309,35 @@ def test_bad_texts_are_refused_before_anything_is_computed() -> None:
     with pytest.raises(InvalidInput, match=r"texts\[600\]"):
         embed(engine, ["a"] * 600 + [None])  # type: ignore[list-item]
     assert engine.batches == []
+
+
+# --- texts in several rows ------------------------------------------------------------------------------------------
+
+
+class SplittingEngine(LetterEngine):
+    """Rows of at most four letters."""
+
+    def encode(self, texts: Sequence[str], kind: Kind) -> Encoded:
+        parts = [[text[at : at + 4] for at in range(0, max(len(text), 1), 4)] for text in texts]
+        owners = np.repeat(np.arange(len(texts)), [len(part) for part in parts])
+        rows = super().encode([piece for part in parts for piece in part], kind).rows
+        return Encoded(rows, owners)
+
+
+def test_pieces_of_a_text_are_averaged_by_their_tokens() -> None:
+    texts = ["ab", "abcdefghij", "", "xyzw"]
+    vectors = embed(SplittingEngine(), texts)
+    pieces = expected(["abcd", "efgh", "ij"])
+    mean = (4 * pieces[0] + 4 * pieces[1] + 2 * pieces[2]) / 10
+    assert np.allclose(vectors[1], mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.allclose(vectors[[0, 2, 3]], expected(["ab", "", "xyzw"]), atol=1e-6)
+
+
+def test_truncated_texts_are_told() -> None:
+    class Truncating(LetterEngine):
+        def encode(self, texts: Sequence[str], kind: Kind) -> Encoded:
+            return Encoded(super().encode(texts, kind).rows, truncated=2)
+
+    heard = Heard()
+    batching.embed(Truncating(), ["a", "b", "c"], "passage", budget=Unbudgeted(), publisher=heard)
+    assert [event.truncated for event in heard.events if isinstance(event, TextsEmbedded)] == [2]

@@ -27,6 +27,7 @@ def request_of(folder: Path, models: Path, precision: Precision = "int8", *, min
         folder=folder,
         known=MINILM if minilm else None,
         precision=precision,
+        device="cpu",
         settings=Settings(threads=1),
         models_directory=models,
         budget=Unbudgeted(),
@@ -88,7 +89,7 @@ def test_the_compute_type_is_the_one_asked_for(minilm_files: Path, models_direct
 def test_pooling_by_the_first_token(tmp_path: Path) -> None:
     engine = ct2.load(request_of(make_folder(tmp_path / "tiny", pooling="cls"), tmp_path / "models", "float32"))
     whole = ct2.load(request_of(make_folder(tmp_path / "other", pooling="mean"), tmp_path / "models", "float32"))
-    (ids,) = engine.encode(["alpha b c"], "passage")
+    (ids,) = engine.encode(["alpha b c"], "passage").rows
     (cls,), (mean,) = engine.forward([ids]), whole.forward([ids])
     assert cls.shape == mean.shape == (16,)
     assert not np.allclose(cls, mean, atol=1e-2)
@@ -100,7 +101,7 @@ def test_a_text_at_the_last_position_is_computed(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "tiny", max_position_embeddings=64)
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
     engine = ct2.load(request_of(folder, tmp_path / "models"))
-    (ids,) = engine.encode(["alpha " * 100], "passage")
+    (ids,) = engine.encode(["alpha " * 100], "passage").rows
     assert len(ids) == 64
     assert np.isfinite(engine.forward([ids])).all()
 
@@ -113,7 +114,7 @@ def test_bytes_of_a_batch_grow_with_rows_and_width(tmp_path: Path) -> None:
 
 def test_a_closed_engine_holds_nothing_and_says_so(tmp_path: Path) -> None:
     engine = ct2.load(request_of(make_folder(tmp_path / "tiny"), tmp_path / "models"))
-    (ids,) = engine.encode(["alpha"], "passage")
+    (ids,) = engine.encode(["alpha"], "passage").rows
     assert engine.used_bytes() > 0
     engine.close()
     engine.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from embank.embed.engine import LoadRequest
+from embank.embed.engine import Encoded, LoadRequest
 from embank.embed.loader import Loader
 from embank.embed.model import Fingerprint, Kind
 from embank.embed.resident import IDLE_S
@@ -63,6 +63,7 @@ class SlowEngine:
     max_tokens = 16
     batch_tokens = 64
     lanes = 1
+    device = "cpu"
     length_step: int | None = None
 
     def __init__(self, weights: str = "w") -> None:
@@ -72,8 +73,8 @@ class SlowEngine:
         self.computing = threading.Event()
         self.closed = False
 
-    def encode(self, texts: Sequence[str], kind: Kind) -> list[npt.NDArray[np.int32]]:
-        return [np.array([len(text) + 1], dtype=np.int32) for text in texts]
+    def encode(self, texts: Sequence[str], kind: Kind) -> Encoded:
+        return Encoded([np.array([len(text) + 1], dtype=np.int32) for text in texts])
 
     def count(self, texts: Sequence[str]) -> list[int]:
         return [len(text) for text in texts]
@@ -327,7 +328,7 @@ def test_names_and_aliases_are_one_model(loader: Loader, minilm_files: Path) -> 
 
 
 def test_an_unknown_precision_is_refused(slow: Loader, name: str) -> None:
-    with pytest.raises(InvalidInput, match="int8 and float32"):
+    with pytest.raises(InvalidInput, match="there are int8, float32"):
         slow.get(name, precision="int4")  # type: ignore[arg-type]
 
 

@@ -44,9 +44,12 @@ class _Call:
     budget: Budget
     tokens: int = 0
     padded_tokens: int = 0
+    truncated: int = 0
 
 
-def plan(lengths: Sequence[int], padded_tokens: int = 1024, *, step: int | None = None) -> list[npt.NDArray[np.intp]]:
+def plan(
+    lengths: Sequence[int] | npt.NDArray[np.intp], padded_tokens: int = 1024, *, step: int | None = None
+) -> list[npt.NDArray[np.intp]]:
     """Batches of indices into `lengths`, longest first, each with rows times width within `padded_tokens`.
 
     A batch's width is its longest text; with `step`, that rounded up to a multiple of it, and then a batch holds only
@@ -91,7 +94,7 @@ def embed(engine: Engine, texts: Sequence[str], kind: Kind, *, budget: Budget, p
             _embed_window(call, listed[start:stop], vectors[start:stop], offset=start)
     name = engine.fingerprint.name
     seconds = time.perf_counter() - started_s
-    publisher.publish(TextsEmbedded(name, len(listed), call.tokens, call.padded_tokens, seconds))
+    publisher.publish(TextsEmbedded(name, len(listed), call.tokens, call.padded_tokens, seconds, call.truncated))
     return vectors
 
 
@@ -113,11 +116,15 @@ def _embed_window(call: _Call, texts: list[str], out: Vectors, *, offset: int) -
     engine = call.engine
     places: dict[str, int] = {}
     owner = np.fromiter((places.setdefault(text, len(places)) for text in texts), dtype=np.intp, count=len(texts))
-    ids = engine.encode(list(places), call.kind)
-    lengths = [len(row) for row in ids]
+    encoded = engine.encode(list(places), call.kind)
+    ids = encoded.rows
+    lengths = np.fromiter(map(len, ids), dtype=np.intp, count=len(ids))
     distinct = np.empty((len(ids), out.shape[1]), dtype=np.float32)
     batches = plan(lengths, engine.batch_tokens, step=engine.length_step)
     call.padded_tokens += _compute(call, ids, batches, distinct)
+    call.truncated += encoded.truncated
+    if encoded.owners is not None:
+        distinct, lengths = _joined(distinct, lengths, encoded.owners)
     norms = np.sqrt(np.einsum("ij,ij->i", distinct, distinct))
     # One comparison finds NaN, infinity and zero: none of them is a direction, and none may leave this room.
     bad = ~((norms > 0) & np.isfinite(norms))
@@ -131,7 +138,19 @@ def _embed_window(call: _Call, texts: list[str], out: Vectors, *, offset: int) -
         )
     distinct /= norms[:, np.newaxis]
     np.take(distinct, owner, axis=0, out=out)
-    call.tokens += int(np.asarray(lengths)[owner].sum())
+    call.tokens += int(lengths[owner].sum())
+
+
+def _joined(
+    rows: Vectors, lengths: npt.NDArray[np.intp], owners: npt.NDArray[np.intp]
+) -> tuple[Vectors, npt.NDArray[np.intp]]:
+    """One row and one length a text: the mean of the directions of its pieces, each weighted with its tokens."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    # Of a piece without a direction the norm is 0 or NaN; the check that follows sees it in the text's.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weighted = rows * (lengths / norms)[:, np.newaxis].astype(np.float32)
+    return np.add.reduceat(weighted, starts), np.add.reduceat(lengths, starts)
 
 
 def _compute(call: _Call, ids: list[TokenIds], batches: list[npt.NDArray[np.intp]], out: Vectors) -> int:

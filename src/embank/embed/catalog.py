@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embank.embed.ctformat import Precision
+    from embank.embed.model import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class KnownModel:
     tokenizer: str
     files: Mapping[str, str] = field(repr=False)
     aliases: tuple[str, ...] = ()
-    precisions: tuple[Precision, ...] = ("int8", "float32")
+    precisions: tuple[Precision, ...] = ("int8", "float32", "float16", "bfloat16")
     repository: str | None = None
     revision: str | None = None
     package: str | None = None

@@ -12,6 +12,7 @@ gives the same bits (measured: 400 of 400 texts), at no loss of speed that could
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from embank.embed import batching
 from embank.embed.converted import ensure_converted
+from embank.embed.device import resolve_device
 from embank.embed.engine import Unheard
 from embank.embed.folder import TOKENIZER, WEIGHTS
 from embank.embed.manifest import Manifest, size_bytes
@@ -30,7 +32,7 @@ from embank.memory.hygiene import usable_cpus
 
 if TYPE_CHECKING:
     from embank.embed.ctformat import Precision
-    from embank.embed.engine import Engine, LoadRequest, TokenIds
+    from embank.embed.engine import Encoded, Engine, LoadRequest, TokenIds
     from embank.embed.model import Kind, Vectors
 
 # Few widths also keep the runtime's cache of compiled kernels, one a shape, small.
@@ -57,6 +59,13 @@ def load(request: LoadRequest) -> Engine:
     Raises what `ensure_converted` raises, `InvalidInput` for dimensions that the model was not trained for, and
     `ModelFileError` when the runtime refuses the files or this processor.
     """
+    if request.precision not in ("int8", "float32"):
+        raise InvalidInput(
+            f"the ct2 engine computes int8 and float32, not {request.precision}: set embed.precision to one of these",
+            value=request.precision,
+        )
+    precision: Precision = request.precision
+    device = resolve_device(request.device, engine="ct2", cuda_devices=_cuda_devices)
     threads = request.settings.threads or usable_cpus()
     # Shared out over the lanes: what is computed at once, and so the memory it takes, is what was set.
     shared = request.settings.padded_tokens // threads
@@ -64,8 +73,15 @@ def load(request: LoadRequest) -> Engine:
 
     def open_within_budget(folder: Path, manifest: Manifest) -> Ct2Engine:
         # Held while it opens: from then on the reading of the process, and `used_bytes`, have it.
-        with request.budget.reserve(f"load {request.name}", _loaded_bytes(manifest, request.precision), wait_s=_WAIT_S):
-            return Ct2Engine(folder, manifest, threads=threads, batch_tokens=batch_tokens)
+        with request.budget.reserve(f"load {request.name}", _loaded_bytes(manifest, precision), wait_s=_WAIT_S):
+            return Ct2Engine(
+                folder,
+                manifest,
+                device=device,
+                threads=threads,
+                batch_tokens=batch_tokens,
+                split=request.settings.long_texts == "split",
+            )
 
     def verify(folder: Path, manifest: Manifest) -> None:
         engine = open_within_budget(folder, manifest)
@@ -98,8 +114,18 @@ class Ct2Engine:
     with AVX-512).
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, threads: int, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        device: str = "cpu",
+        threads: int,
+        batch_tokens: int,
+        split: bool = False,
+    ) -> None:
         description = manifest.description
+        self.device = device
         self._precision: Precision = "int8" if manifest.precision == "int8" else "float32"
         self._manifest = manifest
         self._pooling = description.pooling
@@ -111,13 +137,13 @@ class Ct2Engine:
         self.batch_tokens = batch_tokens
         self.lanes = threads
         self.length_step = _LENGTH_STEP
-        self.fingerprint = _fingerprint(manifest)
+        self.fingerprint = replace(_fingerprint(manifest), long_texts="split" if split else "truncate")
         self._tokens: Tokens | None = Tokens(
-            folder / TOKENIZER, max_tokens=description.max_tokens, lower_case=description.lower_case
+            folder / TOKENIZER, max_tokens=description.max_tokens, lower_case=description.lower_case, split=split
         )
-        self._encoder = _open_encoder(folder, _COMPUTE_TYPES[self._precision], threads)
+        self._encoder = _open_encoder(folder, _COMPUTE_TYPES[self._precision], threads, device)
 
-    def encode(self, texts: Sequence[str], kind: Kind) -> list[TokenIds]:
+    def encode(self, texts: Sequence[str], kind: Kind) -> Encoded:
         return self._tokenizer().encode(texts, prefix=self._prefixes[kind])
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -171,15 +197,29 @@ class Ct2Engine:
         return self._tokens
 
 
-def _open_encoder(folder: Path, compute_type: str, threads: int) -> Any:
+def _cuda_devices() -> int:
     import ctranslate2
 
+    return int(ctranslate2.get_cuda_device_count())
+
+
+def _open_encoder(folder: Path, compute_type: str, threads: int, device: str) -> Any:
+    import ctranslate2
+
+    kind, _, index = device.partition(":")
     try:
         return ctranslate2.Encoder(
-            str(folder), device="cpu", compute_type=compute_type, inter_threads=threads, intra_threads=1
+            str(folder),
+            device=kind,
+            device_index=int(index or 0),
+            compute_type=compute_type,
+            inter_threads=threads,
+            intra_threads=1,
         )
     except (RuntimeError, ValueError) as error:
-        raise ModelFileError(f"CTranslate2 can't open {folder} as {compute_type}: {error}", path=str(folder)) from error
+        raise ModelFileError(
+            f"CTranslate2 can't open {folder} as {compute_type} on {device}: {error}", path=str(folder)
+        ) from error
 
 
 def _loaded_bytes(manifest: Manifest, precision: Precision) -> int:

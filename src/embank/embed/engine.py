@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from embank.embed.catalog import KnownModel
-    from embank.embed.ctformat import Precision
-    from embank.embed.model import Fingerprint, Kind, Vectors
+    from embank.embed.model import Fingerprint, Kind, Precision, Vectors
     from embank.embed.settings import Settings
     from embank.events.kinds import Event
 
@@ -51,11 +50,29 @@ class Publisher(Protocol):
     def publish(self, event: Event) -> object: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Texts as token ids. Mostly one row a text; with `embed.long_texts = "split"` a long text has several.
+
+    `owners` then says whose each row is: int, shape (rows,), rising, every text at least once; None where rows and
+    texts are the same. `truncated` counts texts of which something was left out.
+    """
+
+    rows: list[TokenIds]
+    owners: npt.NDArray[np.intp] | None = None
+    truncated: int = 0
+
+
 class Engine(Protocol):
     """A loaded model. Thread-safe but for `close`, which is called when nobody uses it."""
 
     @property
     def fingerprint(self) -> Fingerprint: ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes, resolved: `cpu`, `cuda:0`."""
+        ...
 
     @property
     def max_tokens(self) -> int:
@@ -80,8 +97,8 @@ class Engine(Protocol):
         """
         ...
 
-    def encode(self, texts: Sequence[str], kind: Kind) -> list[TokenIds]:
-        """Token ids of each text, at least one, after the prefix for its kind."""
+    def encode(self, texts: Sequence[str], kind: Kind) -> Encoded:
+        """Token ids of each text, at least one, after the prefix for its kind; no row is longer than `max_tokens`."""
         ...
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -105,12 +122,16 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """All that an engine's `load` is told. `folder` holds the source files; None: only a converted copy may be here."""
+    """All that an engine's `load` is told. `folder` holds the source files; None: only a converted copy may be here.
+
+    `device` is as the user wrote it; the engine resolves it with `embank.embed.device.resolve_device`.
+    """
 
     name: str
     folder: Path | None
     known: KnownModel | None
     precision: Precision
+    device: str
     settings: Settings
     models_directory: Path
     budget: Budget

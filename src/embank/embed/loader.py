@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from embank.embed.adopted import adopt
 from embank.embed.catalog import KNOWN, KnownModel
 from embank.embed.engine import LoadRequest, Unbudgeted, Unheard
 from embank.embed.locate import locate, models_directory
+from embank.embed.model import Precision
 from embank.embed.resident import ModelState, ResidentModel
 from embank.errors import InvalidInput
 from embank.registry import ENGINES, resolve
@@ -22,7 +23,6 @@ from embank.system.clock import Clock, SystemClock
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embank.embed.ctformat import Precision
     from embank.embed.engine import Budget, Engine, OnProgress, Publisher
     from embank.embed.model import Model
     from embank.embed.settings import Settings
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from embank.memory.roster import Registration
 
 _FOLDER_ENGINE = "ct2"
+_OWN_ENGINE = ""
+"""Stands for the engine that a model's files are for."""
 
 
 class Loader:
@@ -57,7 +59,7 @@ class Loader:
         self._known = known
         self._engine_of = engine_of
         self._lock = threading.Lock()
-        self._models: dict[tuple[str, str], ResidentModel] = {}
+        self._models: dict[tuple[str, str, str], ResidentModel] = {}
         self._registrations: list[Registration] = []
 
     @property
@@ -65,14 +67,19 @@ class Loader:
         """Where converted and pulled models are kept."""
         return models_directory(self._settings.directory)
 
-    def get(self, name: str | None = None, *, precision: Precision | None = None) -> ResidentModel:
-        """The model of that name, open and ready; by default the one that the settings name.
+    def get(
+        self, name: str | None = None, *, precision: Precision | None = None, engine: str | None = None
+    ) -> ResidentModel:
+        """The model of that name, open and ready; by default the one that the settings name, as they say.
 
         Fifty threads that ask at once get the same object, opened once. Raises `ModelNotFound` for a name that is
         neither known nor a folder and for a known model that is not on this machine, `ModelFileError`,
         `BudgetExceeded`; after a failure the next call tries again.
         """
-        model = self._resident(name or self._settings.model, precision or self._settings.precision)
+        settings = self._settings
+        model = self._resident(
+            name or settings.model, precision or settings.precision, engine or settings.engine or _OWN_ENGINE
+        )
         model.warm()
         return model
 
@@ -93,7 +100,7 @@ class Loader:
         located = locate(name, directory=self.directory, known=self._known)
         key = located.name if located.known else str(located.folder)
         with self._lock:
-            models = [model for (place, _), model in self._models.items() if place == key]
+            models = [model for (place, _, _), model in self._models.items() if place == key]
         return sum(model.unload() for model in models)
 
     def unload_all(self) -> int:
@@ -112,21 +119,22 @@ class Loader:
         for model in models:
             model.unload()
 
-    def _resident(self, name: str, precision: Precision) -> ResidentModel:
-        if precision not in ("int8", "float32"):
-            raise InvalidInput(f"unknown precision {precision!r}: there are int8 and float32", value=precision)
+    def _resident(self, name: str, precision: Precision, engine: str) -> ResidentModel:
+        if precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise InvalidInput(f"unknown precision {precision!r}: there are {known}", value=precision)
         located = locate(name, directory=self.directory, known=self._known)
         place = located.name if located.known else str(located.folder)
         if located.known is not None and len(located.known.precisions) == 1:
             precision = located.known.precisions[0]
-        key = (place, precision)
+        key = (place, precision, engine)
         with self._lock:
             model = self._models.get(key)
             if model is None:
                 model = ResidentModel(
                     located.name,
                     precision,
-                    lambda on_progress: self._open(place, precision, on_progress),
+                    lambda on_progress: self._open(place, precision, engine, on_progress),
                     budget=self._budget,
                     publisher=self._publisher,
                     clock=self._clock,
@@ -136,7 +144,7 @@ class Loader:
                     self._registrations.append(self._governor.register(model, rung="release"))
         return model
 
-    def _open(self, place: str, precision: Precision, on_progress: OnProgress) -> Engine:
+    def _open(self, place: str, precision: Precision, engine: str, on_progress: OnProgress) -> Engine:
         # Located anew: files may have been pulled, or gone, since the last time.
         located = locate(place, directory=self.directory, known=self._known)
         request = LoadRequest(
@@ -144,11 +152,12 @@ class Loader:
             folder=located.folder,
             known=located.known,
             precision=precision,
+            device=self._settings.device,
             settings=self._settings,
             models_directory=self.directory,
             budget=self._budget,
             publisher=self._publisher,
             on_progress=on_progress,
         )
-        load = self._engine_of(located.known.engine if located.known is not None else _FOLDER_ENGINE)
-        return load(request)
+        own = located.known.engine if located.known is not None else _FOLDER_ENGINE
+        return self._engine_of(engine or own)(request)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Kind = Literal["query", "passage"]
 """What a text is embedded as; models with prefixes treat the two differently."""
 
+Precision = Literal["int8", "float32", "float16", "bfloat16"]
+"""What a model's weights are held and computed in; which of them there are is up to the engine and the device."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -34,11 +37,20 @@ class Fingerprint:
     quantization: str = "none"
     query_prefix: str = ""
     passage_prefix: str = ""
+    long_texts: str = "truncate"
+    """`split` where a text beyond `max_tokens` is embedded in pieces, whose vectors are averaged by their tokens."""
+    reduction: str = "none"
+    """What was done to the vectors afterwards to make them narrower, with its version."""
 
     @property
     def digest(self) -> str:
         """Short, stable hash over every field."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = asdict(self)
+        # Fields that came later are left out where they change nothing, so that older vectors keep their name.
+        for name, nothing in (("long_texts", "truncate"), ("reduction", "none")):
+            if fields[name] == nothing:
+                del fields[name]
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 
     def __str__(self) -> str:

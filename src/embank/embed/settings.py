@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from embank.config import Section
+from embank.config import Section, Size
+from embank.embed.device import checked_device
+from embank.embed.model import Precision
 
 
 class Settings(Section):
@@ -16,8 +18,21 @@ class Settings(Section):
     model: str = Field(default="minilm", min_length=1)
     """A known model's name, or the path of a folder with a model's files."""
 
-    precision: Literal["int8", "float32"] = "int8"
+    engine: str | None = Field(default=None, min_length=1)
+    """What computes it: ct2, onnx, openvino, torch, static; auto: the fastest here of sufficient `quality`, measured
+    once; empty: the one that the model's files are for."""
+
+    precision: Precision = "int8"
     """int8 is smaller and faster, with a cosine of 0.99 and more to the original; float32 gives its own values."""
+
+    quality: float = Field(default=0.985, gt=0, le=1)
+    """The least cosine to the original's vectors that `engine = "auto"` may choose."""
+
+    device: str = "cpu"
+    """cpu, cuda (the first), cuda:N, or auto: CUDA where the engine finds some, else cpu."""
+
+    isolation: Literal["thread", "process"] = "thread"
+    """Whether the model lives in this process, or in a child that is recycled when it grew, aged or idled."""
 
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Batches computed at the same time, one thread each; empty: as many as this process may use CPUs."""
@@ -28,5 +43,26 @@ class Settings(Section):
     dimensions: int | None = Field(default=None, ge=1)
     """Keep this many of a vector's dimensions, where the model was trained for that; empty: all."""
 
+    long_texts: Literal["truncate", "split"] = "truncate"
+    """Of a text with more tokens than the model takes, the rest is left out (and counted), or it is embedded in pieces
+    whose vectors are averaged by their tokens."""
+
+    keep_alive_s: float | None = Field(default=300.0, ge=0)
+    """A model that nobody used for so long is let go, and comes back with the next call; empty: never."""
+
+    pinned: tuple[str, ...] = ()
+    """Models that stay loaded, however long nobody uses them; memory pressure moves them last."""
+
+    offline: bool = False
+    """Nothing is ever downloaded, not even by `embank models pull`."""
+
+    directory_limit: Size | None = None
+    """The most that `directory` may hold; `embank models prune` removes what was not used for longest. Empty: none."""
+
     directory: Path | None = None
     """Where converted and downloaded models are kept; empty: the user's cache folder."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        return checked_device(value)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embank.embed.catalog import KnownModel
+from embank.embed.device import resolve_device
 from embank.embed.locate import check_files, not_here
 from embank.embed.model import Fingerprint
 from embank.embed.safetensors import SafetensorsFile, float32_of_bfloat16
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from embank.embed.engine import Engine, LoadRequest, TokenIds
+    from embank.embed.engine import Encoded, Engine, LoadRequest, TokenIds
     from embank.embed.model import Kind, Vectors
 
 _TENSOR = "embedding.weight"
@@ -48,18 +49,23 @@ def load(request: LoadRequest) -> Engine:
             f"one of these",
             value=wanted,
         )
+    resolve_device(request.device, engine="static", cuda_devices=lambda: 0)
     request.on_progress(0.0, "checking files")
     check_files(request.known, request.folder)
     request.on_progress(0.5, "opening")
     tokenizer_bytes = (request.folder / request.known.tokenizer).stat().st_size * _TOKENIZER_BYTES_A_FILE_BYTE
     with request.budget.reserve(f"load {request.name}", tokenizer_bytes):
-        return StaticEngine(request.known, request.folder, dimension=wanted)
+        return StaticEngine(
+            request.known, request.folder, dimension=wanted, split=request.settings.long_texts == "split"
+        )
 
 
 class StaticEngine:
     """An opened table. Thread-safe but for `close`."""
 
-    def __init__(self, known: KnownModel, folder: Path, *, dimension: int) -> None:
+    device = "cpu"
+
+    def __init__(self, known: KnownModel, folder: Path, *, dimension: int, split: bool = False) -> None:
         self._file = SafetensorsFile(folder / known.weights)
         self._is_bfloat16 = _TENSOR in self._file and self._file.entries[_TENSOR].dtype == "BF16"
         table = self._file.view(_TENSOR)
@@ -75,7 +81,9 @@ class StaticEngine:
         self.lanes = 1
         self.length_step: int | None = None
         # WordLlama's own inference adds no special tokens.
-        self._tokens: Tokens | None = Tokens(folder / known.tokenizer, max_tokens=known.max_tokens, special=False)
+        self._tokens: Tokens | None = Tokens(
+            folder / known.tokenizer, max_tokens=known.max_tokens, special=False, split=split
+        )
         self._tokenizer_bytes = self._tokens.file_bytes * _TOKENIZER_BYTES_A_FILE_BYTE
         self.fingerprint = Fingerprint(
             name=known.name,
@@ -86,9 +94,10 @@ class StaticEngine:
             dimension=dimension,
             engine="static",
             precision="float32",
+            long_texts="split" if split else "truncate",
         )
 
-    def encode(self, texts: Sequence[str], kind: Kind) -> list[TokenIds]:  # noqa: ARG002 — no prefixes
+    def encode(self, texts: Sequence[str], kind: Kind) -> Encoded:  # noqa: ARG002 — no prefixes
         return self._open_tokens().encode(texts)
 
     def count(self, texts: Sequence[str]) -> list[int]:

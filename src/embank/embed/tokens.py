@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embank.embed.engine import Encoded
 from embank.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -35,13 +36,23 @@ class Tokens:
     """Encodes and counts. Thread-safe: nothing changes after construction.
 
     `special=False` gives bare tokens; then a text without any token gets the tokenizer's first special token, so that
-    every text has a vector. Raises `ModelFileError` when the file is missing or no tokenizer.
+    every text has a vector. With `split` a text of more than `max_tokens` has several rows instead of being truncated.
+    Raises `ModelFileError` when the file is missing or no tokenizer.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int, special: bool = True, lower_case: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_tokens: int,
+        special: bool = True,
+        lower_case: bool = False,
+        split: bool = False,
+    ) -> None:
         self._tokenizer = _load(path)
         self._max_tokens = max_tokens
         self._lower_case = lower_case
+        self._split = split
         self._before, self._after = _special_ids(self._tokenizer)
         self._fallback = (self._before or self._after or (0,))[:1]
         if not special:
@@ -49,19 +60,47 @@ class Tokens:
         self._read_characters = max(_LEAST_READ_CHARACTERS, _READ_CHARACTERS_A_TOKEN * max_tokens)
         self.file_bytes = path.stat().st_size
 
-    def encode(self, texts: Sequence[str], *, prefix: str = "") -> list[TokenIds]:
-        """int32 ids of each text, with special tokens, at most `max_tokens`, never empty.
+    def encode(self, texts: Sequence[str], *, prefix: str = "") -> Encoded:
+        """int32 ids of each text, with special tokens, at most `max_tokens` a row, never empty.
 
-        Of a text longer than 65,536 characters (or 16 a token, where that is more) the rest is not read: a text whose
-        first tokens stand behind that many blanks is cut short.
+        Truncating, of a text longer than 65,536 characters (or 16 a token, where that is more) the rest is not read: a
+        text whose first tokens stand behind that many blanks is cut short. Splitting, all of it is read, in parts as
+        `count` does, and the prefix stands before the first piece only.
         """
-        room = self._max_tokens - len(self._before) - len(self._after)
+        return self._encode_split(texts, prefix) if self._split else self._encode_truncated(texts, prefix)
+
+    def _encode_truncated(self, texts: Sequence[str], prefix: str) -> Encoded:
+        room = self._room()
         cut = self._read_characters
-        found = []
-        for encoding in self._encodings(prefix + text[:cut] for text in texts):
-            ids = (*self._before, *encoding.ids[:room], *self._after) or self._fallback
-            found.append(np.array(ids, dtype=np.int32))
-        return found
+        rows = []
+        truncated = 0
+        for text, encoding in zip(texts, self._encodings(prefix + text[:cut] for text in texts), strict=True):
+            ids = encoding.ids
+            truncated += len(ids) > room or len(text) > cut
+            rows.append(self._row(ids[:room]))
+        return Encoded(rows, truncated=truncated)
+
+    def _encode_split(self, texts: Sequence[str], prefix: str) -> Encoded:
+        parts = [
+            (index, part) for index, text in enumerate(texts) for part in _parts(prefix + text, _LEAST_READ_CHARACTERS)
+        ]
+        held: list[list[TokenIds]] = [[] for _ in texts]
+        for (index, _), encoding in zip(parts, self._encodings(part for _, part in parts), strict=True):
+            held[index].append(np.array(encoding.ids, dtype=np.int32))
+        room = self._room()
+        rows: list[TokenIds] = []
+        owners: list[int] = []
+        for index, ids in enumerate(map(np.concatenate, held)):
+            pieces = [self._row(ids[start : start + room]) for start in range(0, max(len(ids), 1), room)]
+            rows += pieces
+            owners += [index] * len(pieces)
+        return Encoded(rows, np.array(owners, dtype=np.intp) if len(rows) > len(texts) else None)
+
+    def _room(self) -> int:
+        return self._max_tokens - len(self._before) - len(self._after)
+
+    def _row(self, ids: Sequence[int] | TokenIds) -> TokenIds:
+        return np.array((*self._before, *ids, *self._after) or self._fallback, dtype=np.int32)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens and untruncated.

@@ -18,10 +18,9 @@ import numpy as np
 from embank.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from embank.embed.ctformat import Precision
-    from embank.embed.model import Vectors
+    from embank.embed.model import Precision, Vectors
 
-LEAST_COSINE: dict[Precision, float] = {"int8": 0.985, "float32": 0.9999}
+LEAST_COSINE: dict[Precision, float] = {"int8": 0.985, "float32": 0.9999, "float16": 0.9995, "bfloat16": 0.9995}
 
 
 def check_against_reference(

@@ -86,13 +86,17 @@ class ModelUnloaded(Event):
 
 @dataclass(frozen=True, slots=True)
 class TextsEmbedded(Event):
-    """A call of the model answered. `padded_tokens` counts what was computed, `tokens` what was asked for."""
+    """A call of the model answered. `padded_tokens` counts what was computed, `tokens` what was asked for.
+
+    `truncated` counts distinct texts that were longer than the model takes, and of which the rest was left out.
+    """
 
     model: str
     texts: int
     tokens: int
     padded_tokens: int
     seconds: float
+    truncated: int = 0
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
