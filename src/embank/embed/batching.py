@@ -10,14 +10,17 @@ was measured up to twice as fast as the same tokens in one batch over all cores.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
+from embank.embed.engine import Encoded
 from embank.embed.texts import checked_texts
 from embank.errors import EmbankError, EmbeddingFailed
 
@@ -33,6 +36,11 @@ _WINDOW_CHARACTERS = 2 << 20
 _WAIT_S = 60.0
 # Answers smaller than this are not worth a reservation of their own.
 _SMALL_ANSWER_BYTES = 1 << 20
+# Fewer texts than this are encoded before another thread has begun.
+_LEAST_ENCODED = 32
+
+_Work = TypeVar("_Work")
+_Done = TypeVar("_Done")
 
 
 @dataclass(slots=True)
@@ -42,6 +50,7 @@ class _Call:
     engine: Engine
     kind: Kind
     budget: Budget
+    lanes: _Lanes
     tokens: int = 0
     padded_tokens: int = 0
     truncated: int = 0
@@ -86,9 +95,12 @@ def embed(engine: Engine, texts: Sequence[str], kind: Kind, *, budget: Budget, p
     listed = checked_texts(texts)
     dimension = engine.fingerprint.dimension
     answer_bytes = len(listed) * dimension * 4
-    call = _Call(engine, kind, budget)
     is_small = answer_bytes <= _SMALL_ANSWER_BYTES
-    with nullcontext() if is_small else budget.reserve("embedded vectors", answer_bytes, wait_s=_WAIT_S):
+    with (
+        nullcontext() if is_small else budget.reserve("embedded vectors", answer_bytes, wait_s=_WAIT_S),
+        _Lanes(engine.lanes) as lanes,
+    ):
+        call = _Call(engine, kind, budget, lanes)
         vectors = np.empty((len(listed), dimension), dtype=np.float32)
         for start, stop in _windows(listed):
             _embed_window(call, listed[start:stop], vectors[start:stop], offset=start)
@@ -116,7 +128,7 @@ def _embed_window(call: _Call, texts: list[str], out: Vectors, *, offset: int) -
     engine = call.engine
     places: dict[str, int] = {}
     owner = np.fromiter((places.setdefault(text, len(places)) for text in texts), dtype=np.intp, count=len(texts))
-    encoded = engine.encode(list(places), call.kind)
+    encoded = _encode(call, list(places))
     ids = encoded.rows
     lengths = np.fromiter(map(len, ids), dtype=np.intp, count=len(ids))
     distinct = np.empty((len(ids), out.shape[1]), dtype=np.float32)
@@ -139,6 +151,23 @@ def _embed_window(call: _Call, texts: list[str], out: Vectors, *, offset: int) -
     distinct /= norms[:, np.newaxis]
     np.take(distinct, owner, axis=0, out=out)
     call.tokens += int(lengths[owner].sum())
+
+
+def _encode(call: _Call, texts: list[str]) -> Encoded:
+    """Token ids of all texts; every lane encodes a part of them."""
+    engine = call.engine
+    parts = min(engine.lanes, len(texts) // _LEAST_ENCODED)
+    if parts < 2:
+        return engine.encode(texts, call.kind)
+    bounds = [len(texts) * part // parts for part in range(parts + 1)]
+    pieces = [texts[start:stop] for start, stop in pairwise(bounds)]
+    encoded = call.lanes.map(lambda piece: engine.encode(piece, call.kind), pieces, parts)
+    rows = list(chain.from_iterable(each.rows for each in encoded))
+    owners = None
+    if any(each.owners is not None for each in encoded):
+        parts_owners = [np.arange(len(each.rows)) if each.owners is None else each.owners for each in encoded]
+        owners = np.concatenate([start + own for start, own in zip(bounds[:-1], parts_owners, strict=True)])
+    return Encoded(rows, owners, sum(each.truncated for each in encoded))
 
 
 def _joined(
@@ -175,22 +204,50 @@ def _compute(call: _Call, ids: list[TokenIds], batches: list[npt.NDArray[np.intp
         def fill(piece: npt.NDArray[np.intp]) -> None:
             out[piece] = _checked_forward(engine, [ids[index] for index in piece])
 
-        _in_lanes(fill, pieces, lanes)
+        call.lanes.map(fill, pieces, lanes)
     return sum(len(batch) * width for batch, width in zip(batches, widths, strict=True))
 
 
-def _in_lanes(fill: Callable[[npt.NDArray[np.intp]], None], pieces: list[npt.NDArray[np.intp]], lanes: int) -> None:
-    """Call `fill` with each piece, `lanes` at a time; after an error nothing further is begun."""
-    if lanes == 1:
-        for piece in pieces:
-            fill(piece)
-        return
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix="embank-embed")
-    try:
-        for done in [pool.submit(fill, piece) for piece in pieces]:
-            done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+class _Lanes:
+    """The calling thread and, once there is work for more than one, others beside it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pool: ThreadPoolExecutor | None = None
+
+    def map(self, do: Callable[[_Work], _Done], work: Sequence[_Work], lanes: int) -> list[_Done]:
+        """`do` of each piece of work, in order, `lanes` at a time; after an error nothing further is begun."""
+        if lanes == 1:
+            return [do(piece) for piece in work]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._most - 1, thread_name_prefix="embank-embed")
+        done: dict[int, _Done] = {}
+        waiting = deque(enumerate(work))  # taking from it is atomic
+
+        def run() -> None:
+            while True:
+                try:
+                    number, piece = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    done[number] = do(piece)
+                except BaseException:
+                    waiting.clear()
+                    raise
+
+        others = [self._pool.submit(run) for _ in range(lanes - 1)]
+        run()
+        for other in others:
+            other.result()
+        return [done[number] for number in range(len(work))]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _width(engine: Engine, length: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # The library's encodings take about 100 bytes a token: they are made for few texts at a time and dropped.
 _GROUP_TEXTS = 64
 _GROUP_CHARACTERS = 1 << 17
+# Measured on a BPE tokenizer: 1,000 are as fast as 10,000, and none is a quarter slower.
+_CACHED_PIECES = 1000
 # Beyond this, only as much of a text is read as can matter; see `Tokens.encode`.
 _LEAST_READ_CHARACTERS = 1 << 16
 _READ_CHARACTERS_A_TOKEN = 16
@@ -70,37 +73,38 @@ class Tokens:
         return self._encode_split(texts, prefix) if self._split else self._encode_truncated(texts, prefix)
 
     def _encode_truncated(self, texts: Sequence[str], prefix: str) -> Encoded:
-        room = self._room()
         cut = self._read_characters
-        rows = []
+        rows: list[TokenIds] = []
         truncated = 0
-        for text, encoding in zip(texts, self._encodings(prefix + text[:cut] for text in texts), strict=True):
-            ids = encoding.ids
-            truncated += len(ids) > room or len(text) > cut
-            rows.append(self._row(ids[:room]))
+        for group in _groups(texts):
+            encodings = self._encodings(prefix + text[:cut] for text in group)
+            bare = [encoding.ids for encoding in encodings]
+            truncated += sum(len(ids) > self._room or len(text) > cut for text, ids in zip(group, bare, strict=True))
+            rows += self._packed([ids[: self._room] for ids in bare])
         return Encoded(rows, truncated=truncated)
 
     def _encode_split(self, texts: Sequence[str], prefix: str) -> Encoded:
-        parts = [
-            (index, part) for index, text in enumerate(texts) for part in _parts(prefix + text, _LEAST_READ_CHARACTERS)
-        ]
-        held: list[list[TokenIds]] = [[] for _ in texts]
-        for (index, _), encoding in zip(parts, self._encodings(part for _, part in parts), strict=True):
-            held[index].append(np.array(encoding.ids, dtype=np.int32))
-        room = self._room()
         rows: list[TokenIds] = []
         owners: list[int] = []
-        for index, ids in enumerate(map(np.concatenate, held)):
-            pieces = [self._row(ids[start : start + room]) for start in range(0, max(len(ids), 1), room)]
+        room = self._room
+        for index, text in enumerate(texts):
+            parts = self._encodings(_parts(prefix + text, _LEAST_READ_CHARACTERS))
+            ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in parts])
+            pieces = self._packed([ids[start : start + room] for start in range(0, max(len(ids), 1), room)])
             rows += pieces
             owners += [index] * len(pieces)
         return Encoded(rows, np.array(owners, dtype=np.intp) if len(rows) > len(texts) else None)
 
+    @property
     def _room(self) -> int:
         return self._max_tokens - len(self._before) - len(self._after)
 
-    def _row(self, ids: Sequence[int] | TokenIds) -> TokenIds:
-        return np.array((*self._before, *ids, *self._after) or self._fallback, dtype=np.int32)
+    def _packed(self, bare: Sequence[Sequence[int] | TokenIds]) -> list[TokenIds]:
+        """One row for each, with special tokens: views of one array, filled in one pass."""
+        whole = [(*self._before, *ids, *self._after) or self._fallback for ids in bare]
+        stops = list(accumulate(map(len, whole)))
+        flat = np.fromiter(chain.from_iterable(whole), dtype=np.int32, count=stops[-1])
+        return [flat[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens and untruncated.
@@ -138,7 +142,7 @@ def _load(path: Path) -> Tokenizer:
     # BPE and Unigram models remember up to 10,000 pieces of text for ever; WordPiece has no cache and no such method.
     resize = getattr(tokenizer.model, "_resize_cache", None)
     if resize is not None:
-        resize(0)
+        resize(_CACHED_PIECES)
     return tokenizer
 
 
