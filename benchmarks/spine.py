@@ -88,7 +88,10 @@ def against_sentence_transformers(room: Path) -> tuple[dict[str, float | None], 
     texts_file = room / "texts.json"
     texts_file.write_text(json.dumps(passages()))
     ratios, ours, theirs = [], [], []
-    with Rival("embank", texts_file, "int8") as embank_int8, Rival("sentence-transformers", texts_file) as reference:
+    with (
+        Rival("embank", texts_file, "ct2", "int8") as embank_int8,
+        Rival("sentence-transformers", texts_file) as reference,
+    ):
         for _ in range(PAIRS):
             ours.append(embank_int8.run()["seconds"])
             theirs.append(reference.run()["seconds"])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 
 from embank.embed.engine import Encoded
-from embank.embed.texts import checked_texts
+from embank.embed.texts import checked_kind, checked_texts
 from embank.errors import EmbankError, EmbeddingFailed
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class _Call:
     kind: Kind
     budget: Budget
     lanes: _Lanes
+    batch_tokens: int
     tokens: int = 0
     padded_tokens: int = 0
     truncated: int = 0
@@ -82,8 +83,18 @@ def plan(
     return batches
 
 
-def embed(engine: Engine, texts: Sequence[str], kind: Kind, *, budget: Budget, publisher: Publisher) -> Vectors:
+def embed(
+    engine: Engine,
+    texts: Sequence[str],
+    kind: Kind,
+    *,
+    budget: Budget,
+    publisher: Publisher,
+    batch_tokens: int | None = None,
+) -> Vectors:
     """L2-normalised float32 vectors of `texts`, in their order; publishes one `TextsEmbedded`.
+
+    `batch_tokens` is how many padded tokens a batch may have; by default as many as the engine says.
 
     Working memory is one window's token ids and one batch, whatever the number of texts. Raises `InvalidInput` for a
     text that is none, `BudgetExceeded` when not even one row fits, `EmbeddingFailed` when the engine raises or answers
@@ -100,7 +111,7 @@ def embed(engine: Engine, texts: Sequence[str], kind: Kind, *, budget: Budget, p
         nullcontext() if is_small else budget.reserve("embedded vectors", answer_bytes, wait_s=_WAIT_S),
         _Lanes(engine.lanes) as lanes,
     ):
-        call = _Call(engine, kind, budget, lanes)
+        call = _Call(engine, checked_kind(kind), budget, lanes, batch_tokens or engine.batch_tokens)
         vectors = np.empty((len(listed), dimension), dtype=np.float32)
         for start, stop in _windows(listed):
             _embed_window(call, listed[start:stop], vectors[start:stop], offset=start)
@@ -132,7 +143,7 @@ def _embed_window(call: _Call, texts: list[str], out: Vectors, *, offset: int) -
     ids = encoded.rows
     lengths = np.fromiter(map(len, ids), dtype=np.intp, count=len(ids))
     distinct = np.empty((len(ids), out.shape[1]), dtype=np.float32)
-    batches = plan(lengths, engine.batch_tokens, step=engine.length_step)
+    batches = plan(lengths, call.batch_tokens, step=engine.length_step)
     call.padded_tokens += _compute(call, ids, batches, distinct)
     call.truncated += encoded.truncated
     if encoded.owners is not None:
@@ -259,13 +270,14 @@ def _checked_forward(engine: Engine, piece: list[TokenIds]) -> Vectors:
     name = engine.fingerprint.name
     try:
         vectors = engine.forward(piece)
+        shape = np.shape(vectors)
     except (EmbankError, MemoryError):
         raise
     except Exception as error:
         raise EmbeddingFailed(f"the model {name!r} failed on {len(piece)} texts: {error}", model=name) from error
     wanted = (len(piece), engine.fingerprint.dimension)
-    if vectors.shape != wanted:
+    if shape != wanted:
         raise EmbeddingFailed(
-            f"the model {name!r} answered with shape {vectors.shape} where {wanted} was due", model=name
+            f"the model {name!r} answered with shape {shape} where {wanted} was due", model=name
         )
     return vectors

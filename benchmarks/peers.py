@@ -1,0 +1,35 @@
+"""Peers that can't live beside Embank's own dependencies: each in an environment of its own, made when first needed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOM = Path(__file__).parents[1] / ".build" / "peers"
+
+PACKAGES = {
+    "fastembed": ("fastembed==0.9.1",),
+    "infinity": ("torch==2.13.0", "infinity-emb[torch]==0.0.78"),
+}
+
+
+def python_of(peer: str) -> Path | None:
+    """The interpreter of a peer's environment; None where it can't be installed, with the reason on standard error."""
+    home = ROOM / peer
+    python = home / "bin" / "python"
+    if (home / "installed").exists():
+        return python
+    print(f"installing {peer} into {home} …", file=sys.stderr, flush=True)
+    shutil.rmtree(home, ignore_errors=True)
+    venv.create(home, with_pip=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, *PACKAGES[peer]], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"{peer} can't be installed: {done.stderr.strip()[-300:]}", file=sys.stderr)
+        shutil.rmtree(home)
+        return None
+    (home / "installed").touch()
+    return python
