@@ -1,4 +1,4 @@
-"""How far an ingest is, told while it runs, on standard error: a live line on a terminal, plain lines elsewhere."""
+"""How far a piece of work is, told while it runs, on standard error: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from embank.cli.output import bar, console, counted, duration, one_line, size
+from embank.events.kinds import Event, ModelLoaded, ModelLoadFailed, ModelLoadProgressed, ModelLoadStarted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,9 +19,20 @@ if TYPE_CHECKING:
     from embank.memory.governor import MemorySnapshot
     from embank.pipeline import IngestReport
 
+LOADS = (ModelLoadStarted, ModelLoadProgressed, ModelLoaded, ModelLoadFailed)
+"""Events that tell how far the loading of a model is."""
+
 LINE_EVERY_S = 2.0
 PICTURES_PER_SECOND = 4
 _BAR_WIDTH = 24
+
+
+class Shown(Protocol):
+    """What is under way, as a line and as a picture."""
+
+    def line(self) -> str: ...
+
+    def picture(self) -> RenderableType: ...
 
 
 class Progress:
@@ -34,6 +46,20 @@ class Progress:
         self.seconds = 0.0
         self.bytes_done = 0
         self.bytes_total: int | None = None
+        self.loading = ""
+        """What is said of a model that is being loaded; empty while none is."""
+
+    def hear(self, event: Event) -> None:
+        """Take what happened to the model; called in the stream's thread."""
+        match event:
+            case ModelLoadStarted():
+                self.loading = f"loading {one_line(event.model, 40)}"
+            case ModelLoadProgressed():
+                self.loading = f"loading {one_line(event.model, 40)} {event.fraction:.0%}, {one_line(event.step, 60)}"
+            case ModelLoaded() | ModelLoadFailed():
+                self.loading = ""
+            case _:
+                pass
 
     def update(self, report: IngestReport) -> None:
         """Take the figures of a live report."""
@@ -63,6 +89,8 @@ class Progress:
             told.append(f"{self.fraction:.0%}")
         if self.left_s is not None and (self.fraction or 0) < 1:
             told.append(f"{duration(self.left_s)} left")
+        if self.loading:
+            told.append(self.loading)
         held = self.memory()
         told.append(f"memory {size(held.real_bytes)} of {size(held.budget_bytes)}")
         return told
@@ -86,8 +114,33 @@ class Progress:
         return made.append(" · ".join(self.facts()))
 
 
+class Doing:
+    """Something with a name that is done to a fraction, and words for where it is. Written by one, drawn by another."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.fraction = 0.0
+        self.words = ""
+
+    def update(self, fraction: float, words: str) -> None:
+        """Take how far it is."""
+        self.fraction, self.words = min(max(fraction, 0.0), 1.0), words
+
+    def line(self) -> str:
+        """One line for where no terminal is."""
+        return f"{one_line(self.label, 60)}: {self.fraction:.0%}, {one_line(self.words, 120)}"
+
+    def picture(self) -> RenderableType:
+        """What a terminal shows."""
+        from rich.text import Text
+
+        made = Text(f"{one_line(self.label, 40)} ", no_wrap=True, overflow="ellipsis")
+        made.append_text(bar([(round(self.fraction * 1000), "green")], whole=1000, width=_BAR_WIDTH))
+        return made.append(f" {self.fraction:.0%} {one_line(self.words, 120)}")
+
+
 @contextmanager
-def showing(progress: Progress, *, quiet: bool = False) -> Iterator[None]:
+def showing(progress: Shown, *, quiet: bool = False) -> Iterator[None]:
     """Show `progress` until the block ends. `quiet` shows nothing."""
     if quiet:
         yield

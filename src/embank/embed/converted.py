@@ -13,15 +13,17 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embank.embed.checksum import sha256_of
-from embank.embed.folder import TOKENIZER, WEIGHTS, read_description, read_shape
+from embank.embed.folder import TOKENIZER, WEIGHTS
 from embank.embed.locate import advice, check_files, not_here
 from embank.embed.manifest import NAME, Manifest, check_converted, read_manifest
+from embank.embed.prune import keep_within, limit_bytes
+from embank.embed.recipe import Recipe, joined
 from embank.errors import ModelError, ModelFileError
 from embank.events.kinds import ModelConversionStarted, ModelConverted
 from embank.memory import hygiene
@@ -39,6 +41,14 @@ BINARY_VERSION = 6
 # Measured: 22 MB anonymous at most, interpreter and numpy included, whatever the model's size; see the tests.
 CHILD_BYTES = 32 << 20
 _TIMEOUT_S = 1800.0
+
+CT2 = Recipe(
+    engine="ct2",
+    form="ct2",
+    converter_version=CONVERTER_VERSION,
+    binary_version=BINARY_VERSION,
+    child_bytes=lambda _: CHILD_BYTES,
+)
 
 # Configuration files that decide what the vectors are: a change in one makes another model.
 _SMALL_SOURCES = (
@@ -58,40 +68,41 @@ Verify = Callable[[Path, Manifest], None]
 @dataclass(frozen=True, slots=True)
 class _Child:
     files: dict[str, Any]
+    facts: dict[str, Any]
     peak_bytes: int
 
 
-def ensure_converted(request: LoadRequest, *, verify: Verify) -> tuple[Path, Manifest]:
-    """The folder and manifest of the converted model that `request` asks for, checked.
+def ensure_converted(request: LoadRequest, *, verify: Verify, recipe: Recipe = CT2) -> tuple[Path, Manifest]:
+    """The folder and manifest of the converted model that `request` asks for, checked; `recipe` is the engine's.
 
     Raises `ModelNotFound` when neither source nor converted model is here, `ModelFileError` when the source is
     damaged, not of the published checksum, of another architecture, or when the folder can't be written,
     `BudgetExceeded` when the conversion does not fit the budget.
     """
     request.on_progress(0.0, "checking files")
-    weights = _weights_sha256(request)
-    target = _target(request, weights)
+    weights = _weights_sha256(request, recipe)
+    target = request.models_directory / recipe.stem(request.name, joined(weights), request.precision)
     found = _usable(request, target)
     if found is None:
         with _locked(target):
             found = _usable(request, target)  # another process may have made it meanwhile
             if found is None:
-                found = _make(request, target, weights, verify=verify)
+                found = _make(request, target, weights, verify=verify, recipe=recipe)
     return target, found
 
 
-def _weights_sha256(request: LoadRequest) -> str:
-    """Of a known model the published one, which the conversion checks; of a folder what is there now."""
+def needed_sources(request: LoadRequest) -> list[Path]:
+    """The folders besides the converted copy that opening the model again would need."""
+    return [request.folder] if request.known is None and request.folder is not None else []
+
+
+def _weights_sha256(request: LoadRequest, recipe: Recipe) -> dict[str, str]:
+    """By file: of a known model the published one, which the conversion checks; of a folder what is there now."""
     if request.known is not None:
-        return request.known.files[WEIGHTS]
+        return {request.known.weights: request.known.files[request.known.weights]}
     if request.folder is None:
         raise ModelFileError(f"the model {request.name!r} has no folder", name=request.name)
-    return sha256_of(request.folder / WEIGHTS)
-
-
-def _target(request: LoadRequest, weights: str) -> Path:
-    stem = f"{request.name}-{weights[:12]}-{request.precision}-v{CONVERTER_VERSION}"
-    return request.models_directory / stem
+    return recipe.weights(request.folder)
 
 
 def _usable(request: LoadRequest, target: Path) -> Manifest | None:
@@ -99,6 +110,8 @@ def _usable(request: LoadRequest, target: Path) -> Manifest | None:
 
     A damaged one is an error where there are no sources to make it anew.
     """
+    if request.anew and request.folder is not None:
+        return None
     if not target.is_dir():
         if request.folder is None and request.known is not None:
             raise not_here(request.known)
@@ -113,14 +126,16 @@ def _usable(request: LoadRequest, target: Path) -> Manifest | None:
         _log.warning("converting %s again: %s", request.name, error)
         return None
     if request.known is None and request.folder is not None:
-        small = {name: digest for name, digest in manifest.sources.items() if name != WEIGHTS}
+        small = {name: digest for name, digest in manifest.sources.items() if name in _SMALL_SOURCES}
         if small != _small_sources(request.folder):
             _log.info("converting %s again: its configuration or tokenizer changed", request.name)
             return None
     return manifest
 
 
-def _make(request: LoadRequest, target: Path, weights: str, *, verify: Verify) -> Manifest:
+def _make(
+    request: LoadRequest, target: Path, weights: Mapping[str, str], *, verify: Verify, recipe: Recipe
+) -> Manifest:
     folder = request.folder
     if folder is None:
         raise ModelFileError(f"the model {request.name!r} has no source to convert", name=request.name)
@@ -128,24 +143,26 @@ def _make(request: LoadRequest, target: Path, weights: str, *, verify: Verify) -
         check_files(request.known, folder)
     started_s = time.perf_counter()
     request.publisher.publish(ModelConversionStarted(request.name, request.precision))
-    shape = read_shape(folder)
-    description = read_description(folder, shape)
     temporary = _fresh_folder(target)
     try:
-        child = _convert(request, folder, temporary)
+        child = _convert(request, folder, temporary, recipe)
+        shape, description = recipe.describe(folder, child.facts)
         manifest = Manifest(
             name=request.name,
             precision=request.precision,
-            converter_version=CONVERTER_VERSION,
-            binary_version=BINARY_VERSION,
-            sources={WEIGHTS: weights, **_small_sources(folder)},
+            converter_version=recipe.converter_version,
+            binary_version=recipe.binary_version,
+            sources={**weights, **_small_sources(folder)},
             files=child.files,
             shape=shape,
             description=description,
+            engine=recipe.engine,
+            weights="" if WEIGHTS in weights else joined(weights),
         )
         Files().replace(temporary / NAME, manifest.encoded())
         request.on_progress(0.75, "comparing with reference vectors")
         verify(temporary, manifest)
+        _check_limit(request, manifest)
         _put_in_place(temporary, target)
     except OSError as error:
         raise _unwritable(target, error) from error
@@ -154,10 +171,29 @@ def _make(request: LoadRequest, target: Path, weights: str, *, verify: Verify) -
     seconds = time.perf_counter() - started_s
     request.publisher.publish(ModelConverted(request.name, seconds, child.peak_bytes))
     _log.info("converted %s to %s in %.1f s", request.name, request.precision, seconds)
+    keep_within(
+        request.models_directory,
+        limit_bytes(request.settings, request.models_directory),
+        keep=[target, *needed_sources(request)],
+        publisher=request.publisher,
+    )
     return manifest
 
 
-def _convert(request: LoadRequest, source: Path, temporary: Path) -> _Child:
+def _check_limit(request: LoadRequest, manifest: Manifest) -> None:
+    """What is larger than all models together may be is not kept."""
+    limit = limit_bytes(request.settings, request.models_directory)
+    size = sum(int(facts["bytes"]) for facts in manifest.files.values())
+    if limit is not None and size > limit:
+        raise ModelFileError(
+            f"{request.name!r} in {request.precision} has {size:,} bytes, more than the {limit:,} that all models "
+            f"together may take: raise embed.directory_limit (EMBANK_EMBED__DIRECTORY_LIMIT)",
+            wanted_bytes=size,
+            limit_bytes=limit,
+        )
+
+
+def _convert(request: LoadRequest, source: Path, temporary: Path, recipe: Recipe) -> _Child:
     """Run the child within reserved memory, and take its answer or its error."""
     last: dict[str, Any] = {}
 
@@ -172,8 +208,9 @@ def _convert(request: LoadRequest, source: Path, temporary: Path) -> _Child:
         else:
             last.update(said)
 
-    arguments = ["--source", str(source), "--target", str(temporary), "--precision", request.precision]
-    with request.budget.reserve(f"convert {request.name}", CHILD_BYTES, wait_s=60.0):
+    precision = recipe.precision or request.precision
+    arguments = ["--source", str(source), "--target", str(temporary), "--precision", precision, "--form", recipe.form]
+    with request.budget.reserve(f"convert {request.name}", recipe.child_bytes(source), wait_s=60.0):
         result = run_child(
             "embank.embed.convert",
             arguments,
@@ -190,7 +227,7 @@ def _convert(request: LoadRequest, source: Path, temporary: Path) -> _Child:
         raise ModelFileError(str(last["error"]), **last.get("fields", {}))
     if result.returncode != 0 or "done" not in last:
         raise ModelError(f"converting {request.name!r} failed: {_how_it_ended(result)}", name=request.name)
-    return _Child(last["files"], int(last["peak_bytes"]))
+    return _Child(last["files"], last["facts"], int(last["peak_bytes"]))
 
 
 def _how_it_ended(result: ChildResult) -> str:

@@ -1,6 +1,7 @@
 """From the name that a user wrote to a folder with a model's files, without importing or loading anything.
 
-A known model is looked for in the package that carries it and among the models pulled; a path is taken as it is.
+A known model is looked for in the package that carries it and among the models pulled; a path is taken as it is;
+`owner/name`, `owner/name@revision` is a repository of the hub that was pulled.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import platformdirs
 
 from embank.embed.catalog import KNOWN, KnownModel, find_known
 from embank.embed.checksum import sha256_of
+from embank.embed.pulled import as_repository, find_revision, read_pulled
 from embank.errors import ModelFileError, ModelNotFound
 from embank.registry import nearest
 
@@ -36,9 +38,10 @@ def models_directory(configured: Path | None) -> Path:
 
 
 def locate(name: str, *, directory: Path, known: Mapping[str, KnownModel] = KNOWN) -> Located:
-    """Find a model. Known names come first, then paths of folders.
+    """Find a model. Known names come first, then paths of folders, then pulled repositories.
 
-    Raises `ModelNotFound` for a name that is neither, listing the known ones and suggesting the nearest.
+    A pulled one is called the same at every revision. Raises `ModelNotFound` for a name that is none of these, listing
+    the known ones and suggesting the nearest.
     """
     model = known.get(name) or find_known(name)
     if model is not None:
@@ -46,7 +49,11 @@ def locate(name: str, *, directory: Path, known: Mapping[str, KnownModel] = KNOW
     path = Path(name).expanduser()
     if path.is_dir():
         resolved = path.resolve()
-        return Located(resolved.name, None, resolved)
+        pulled = read_pulled(resolved)
+        return Located(pulled.name if pulled is not None else resolved.name, None, resolved)
+    repository = as_repository(name)
+    if repository is not None:
+        return _pulled_repository(*repository, directory=directory)
     if _looks_like_path(name):
         raise ModelNotFound(f"there is no model folder {str(path)!r}", name=name)
     guess = nearest(name, known)
@@ -60,10 +67,23 @@ def locate(name: str, *, directory: Path, known: Mapping[str, KnownModel] = KNOW
     )
 
 
+def _pulled_repository(repository: str, revision: str | None, *, directory: Path) -> Located:
+    folder = find_revision(repository, revision, directory=directory)
+    pulled = None if folder is None else read_pulled(folder)
+    if folder is None or pulled is None:
+        option = f" --revision {revision}" if revision else ""
+        raise ModelNotFound(
+            f"there is no folder {repository!r} here, and the repository of that name is not on this machine"
+            f"{f' at revision {revision}' if revision else ''}: get it with `embank models pull {repository}{option}`",
+            name=repository,
+        )
+    return Located(pulled.name, None, folder)
+
+
 def find_files(model: KnownModel, *, directory: Path) -> Path | None:
     """The folder that has all files of a known model: pulled, else in its package, else None."""
     pulled = pulled_folder(model, directory=directory)
-    candidates = [*([pulled] if pulled else []), *_package_folders(model)]
+    candidates = [*([pulled] if pulled else []), *package_folders(model)]
     return next((folder for folder in candidates if all((folder / file).is_file() for file in model.files)), None)
 
 
@@ -108,8 +128,11 @@ def advice(model: KnownModel) -> str:
     return f"install it anew: `{model.install}`"
 
 
-def _package_folders(model: KnownModel) -> list[Path]:
-    """Found through the import system's paths, but never imported: the package may need what is not installed."""
+def package_folders(model: KnownModel) -> list[Path]:
+    """Where installed packages would have the files of a known model.
+
+    Found through the import system's paths, but never imported: the package may need what is not installed.
+    """
     if model.package is None:
         return []
     spec = PathFinder.find_spec(model.package)

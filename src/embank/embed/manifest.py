@@ -22,7 +22,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`sources` maps source files to SHA-256, `files` the converted ones to their bytes and BLAKE2b-256."""
+    """`sources` maps source files to SHA-256, `files` the converted ones to their bytes and BLAKE2b-256.
+
+    `weights` is the SHA-256 of the source's weights (of those of several files' digests), empty where there is one file
+    only, model.safetensors. `shape` is None where nothing but the model's own graph says what it is.
+    """
 
     name: str
     precision: str
@@ -30,8 +34,17 @@ class Manifest:
     binary_version: int
     sources: Mapping[str, str]
     files: Mapping[str, Mapping[str, int | str]]
-    shape: BertShape
+    shape: BertShape | None
     description: Description
+    engine: str = "ct2"
+    weights: str = ""
+
+    @property
+    def bert_shape(self) -> BertShape:
+        """Of a model that is known to be a BERT encoder. Raises `ModelFileError` for one that is not."""
+        if self.shape is None:
+            raise ModelFileError(f"the converted model {self.name!r} does not say what shape it has", name=self.name)
+        return self.shape
 
     def encoded(self) -> bytes:
         return (json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True) + "\n").encode()
@@ -44,8 +57,8 @@ def read_manifest(folder: Path) -> Manifest:
     if content.pop("format", None) != FORMAT:
         raise ModelFileError(f"{path} is of another format than {FORMAT}", path=str(path))
     try:
-        shape, description = BertShape(**content.pop("shape")), Description(**content.pop("description"))
-        return Manifest(shape=shape, description=description, **content)
+        shape, description = content.pop("shape"), Description(**content.pop("description"))
+        return Manifest(shape=None if shape is None else BertShape(**shape), description=description, **content)
     except (TypeError, KeyError) as error:
         raise ModelFileError(f"{path} is damaged: {error}", path=str(path)) from error
 
