@@ -10,7 +10,7 @@ import numpy as np
 
 from embank.embed.engine import Unheard
 from embank.embed.model import CountsTokens
-from embank.embed.texts import checked_texts
+from embank.embed.texts import checked_kind, checked_texts
 from embank.errors import EmbankError, EmbeddingFailed, InvalidInput
 from embank.events.kinds import TextsEmbedded
 
@@ -72,7 +72,7 @@ class AdoptedModel:
             return np.empty((0, self._dimension), dtype=np.float32)
         started_s = time.perf_counter()
         try:
-            answered = self._model.embed(listed, kind)
+            answered = self._model.embed(listed, checked_kind(kind))
         except (EmbankError, MemoryError):
             raise
         except Exception as error:
