@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from embank.engine import USER_SPACE, Engine, load_config
+from embank.engine import USER_SPACE, Engine, Target, load_config
 from embank.errors import DocumentNotFound, InvalidInput
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
 from embank.records import Document, Hit
+from embank.reduce.reducer import Reducer
+from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.search.settings import Mode
 from embank.source.protocol import Source
 from embank.store.collection import StoredCollection
-from embank.store.protocol import CollectionInfo, Float32, Space, StoredDocument
+from embank.store.protocol import CollectionInfo, Float32, Reembedding, Space, StoredDocument
 
 if TYPE_CHECKING:
     from embank.config import Config
-    from embank.embed.model import Model
+    from embank.embed.model import Model, Precision
     from embank.events.stream import Stream
     from embank.memory.governor import MemorySnapshot
     from embank.store.audit import AuditRow
@@ -62,6 +64,22 @@ class Collection(Protocol):
         on_progress: OnProgress | None = None,
         on_commit: OnCommit | None = None,
     ) -> IngestReport: ...
+
+    def reembed(
+        self,
+        model: str | Model | None = None,
+        *,
+        precision: Precision | None = None,
+        engine: str | None = None,
+        force: bool = False,
+        on_progress: OnReembedProgress | None = None,
+    ) -> ReembedReport: ...
+
+    def reembedding(self) -> Reembedding | None: ...
+
+    def abandon_reembedding(self) -> Reembedding | None: ...
+
+    def reducer(self) -> Reducer: ...
 
     def get(self, ids: str | Sequence[str]) -> list[StoredDocument]: ...
 
@@ -124,7 +142,9 @@ class LocalCollection:
         if vectors is not None:
             listed = [_document(each) for each in documents]
             rows = _own_vectors(vectors, len(listed))
-            return add_vectors(self._stored, listed, rows, space=_user_space(space, rows.shape[1]))
+            own = _user_space(space, rows.shape[1])
+            kept, narrow = self._engine.fitted.narrowing(self._stored.info(), own)
+            return add_vectors(self._stored, listed, rows, space=kept, narrow=narrow)
         pipeline = self._engine.pipeline(self._stored, on_progress=on_progress, on_commit=on_commit)
         if isinstance(documents, Sequence):
             return pipeline.add([_document(each) for each in documents])
@@ -148,6 +168,42 @@ class LocalCollection:
             made = source
             return pipeline.index(lambda _: made, prune=prune)
         return pipeline.index(source, prune=prune)
+
+    def reembed(
+        self,
+        model: str | Model | None = None,
+        *,
+        precision: Precision | None = None,
+        engine: str | None = None,
+        force: bool = False,
+        on_progress: OnReembedProgress | None = None,
+    ) -> ReembedReport:
+        """Give every document vectors of another model, and search with that from then on.
+
+        Searches and writes go on meanwhile. However it is stopped, the old vectors stay in use, what was embedded is
+        kept, and calling it again goes on (then `model` needn't be named). `model` is a name, a folder or a `Model`;
+        with `precision` or `engine` alone the collection's own model is meant. A collection that has vectors of that
+        model already is left as it is, unless `force`. Vectors of the user's own are replaced, too: the texts are
+        there.
+
+        Raises `ProtectedCollectionError`, `BankReadOnly`, `CollectionNotFound`; `FingerprintMismatch` while one with
+        another model is under way; and what the model raises.
+        """
+        return self._engine.reembed(
+            self._stored, Target(model, precision, engine), force=force, on_progress=on_progress
+        )
+
+    def reembedding(self) -> Reembedding | None:
+        """The re-embedding that is under way or was interrupted; `None` where there is none."""
+        return self._stored.reembedding()
+
+    def abandon_reembedding(self) -> Reembedding | None:
+        """Throw away a re-embedding that was begun; the vectors in use stay. What it was, `None` if there was none."""
+        return self._engine.abandon_reembedding(self._stored)
+
+    def reducer(self) -> Reducer:
+        """What makes its vectors smaller: fits a PCA and applies it, stores them in fewer bytes, compares such ways."""
+        return self._engine.reducer(self._stored)
 
     def get(self, ids: str | Sequence[str]) -> list[StoredDocument]:
         """The documents of one or several ids, in that order; `DocumentNotFound` names those that are missing."""

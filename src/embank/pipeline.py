@@ -8,17 +8,14 @@ loses at most the window under way, and running again goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
-from embank.chunk.splitters import Splitter
-from embank.embed.model import Model
-from embank.errors import EmbeddingFailed, InvalidInput
+from embank.errors import FingerprintMismatch, InvalidInput
 from embank.events.kinds import IngestProgressed, SourceItemSkipped
 from embank.events.stream import Stream
+from embank.kit import WINDOW_DOCUMENTS, Kit, windows
 from embank.memory.governor import Governor
 from embank.records import Chunk, Document
 from embank.source.protocol import Source
@@ -29,10 +26,7 @@ from embank.store.protocol import Batch, Float32, Known, Space, Upsert
 from embank.store.sweep import Sweep
 from embank.system.clock import Clock
 
-WINDOW_DOCUMENTS = 256
-WINDOW_BYTES = 262_144
 MAX_SAMPLES = 100
-"""A window ends with the document that reaches either: enough texts to sort by length, and little to lose."""
 
 _UNREAD = {"unreadable", "undecodable", "changed", "vanished", "broken line", "oversized", "syntax error", "bad value"}
 """Skips after which what an item gave before is kept: it is there, but could not be read now."""
@@ -86,16 +80,30 @@ OnCommit = Callable[[Sequence[str]], None]
 """Called with the ids of a batch as soon as they are durable and visible."""
 
 
+@dataclass(slots=True)
+class _Plan:
+    """What of a window is to be written, and how that counts."""
+
+    upserts: list[Upsert] = field(default_factory=list)
+    relabeled: list[Document] = field(default_factory=list)
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    conflicts: list[tuple[Document, Known]] = field(default_factory=list)
+
+
 class Pipeline:
-    """Writes into one collection with one model. One run at a time."""
+    """Writes into one collection with one model. One run at a time.
+
+    `kit` gives the means for the vectors that the collection has now; it is called again when they were replaced by
+    another model's during a run, which then goes on with that one.
+    """
 
     def __init__(
         self,
         collection: StoredCollection,
-        model: Model,
-        splitter: Splitter,
+        kit: Callable[[], Kit],
         *,
-        space: Space,
         governor: Governor,
         stream: Stream,
         clock: Clock,
@@ -103,9 +111,8 @@ class Pipeline:
         on_commit: OnCommit | None = None,
     ) -> None:
         self._collection = collection
-        self._model = model
-        self._splitter = splitter
-        self._space = space
+        self._new_kit = kit
+        self._kit = kit()
         self._governor = governor
         self._stream = stream
         self._clock = clock
@@ -120,7 +127,7 @@ class Pipeline:
         documents = map(_checked, documents)
         report = IngestReport(self._collection.name)
         started = self._clock.monotonic()
-        for window in _windows(documents):
+        for window in windows(documents):
             report.seen += len(window)
             self._write(window, report, root=None)
             self._progress(report, started)
@@ -145,7 +152,7 @@ class Pipeline:
         report.bytes_total = source.bytes_total
         started = self._clock.monotonic()
         with self._collection.sweep(source.root) as sweep:
-            for window in _windows(source.documents()):
+            for window in windows(source.documents()):
                 report.seen += len(window)
                 usable = [document for document in window if _usable(document, skip)]
                 before = sweep.see([document.id for document in usable], [document.origin for document in usable])
@@ -170,61 +177,64 @@ class Pipeline:
         """Embed and commit what changed of a window. Of several documents with one id the last stands."""
         latest = {document.id: document for document in window}
         report.duplicates += len(window) - len(latest)
-        known = self._collection.known(latest)
-        upserts, relabeled = [], []
         repeated = set(again)
+        while True:
+            plan = self._plan(latest, root, repeated)
+            try:
+                chunks = self._commit(plan, root)
+            except FingerprintMismatch:
+                if not self._renewed():
+                    raise
+                continue
+            break
+        report.added += plan.added
+        report.updated += plan.updated
+        report.relabeled += len(plan.relabeled)
+        report.unchanged += plan.unchanged
+        report.conflicts += len(plan.conflicts)
+        for document, held in plan.conflicts:
+            self._skip(report, document.origin or document.id, "conflict", f"id held by {held.root}")
+        if plan.upserts or plan.relabeled:
+            report.chunks += chunks
+            report.commits += 1
+            if self._on_commit is not None:
+                self._on_commit([each.document.id for each in plan.upserts] + [each.id for each in plan.relabeled])
+            # A reading process keeps what lies past the view's marker in memory: never let that grow with the run.
+            self._collection.catch_up()
+
+    def _plan(self, latest: Mapping[str, Document], root: str | None, repeated: set[str]) -> _Plan:
+        known = self._collection.known(latest)
+        plan = _Plan()
         for document in latest.values():
             held = known.get(document.id)
             if held is not None and belongs_elsewhere(held, root, document):
-                report.conflicts += 1
-                self._skip(report, document.origin or document.id, "conflict", f"id held by {held.root}")
+                plan.conflicts.append((document, held))
                 continue
-            digest = self._digest(document)
+            digest = self._kit.digest(document.text)
             if held is None or held.digest != digest:
-                upserts.append(Upsert(document, digest, self._chunks(document)))
-                report.updated += held is not None and document.id not in repeated
-                report.added += held is None
+                plan.upserts.append(Upsert(document, digest, self._kit.chunks(document.text)))
+                plan.updated += held is not None and document.id not in repeated
+                plan.added += held is None
             elif _relabels(held, document, root):
-                relabeled.append(document)
-                report.relabeled += 1
+                plan.relabeled.append(document)
             else:
-                report.unchanged += document.id not in repeated
-        if upserts or relabeled:
-            self._commit(upserts, relabeled, root, report)
+                plan.unchanged += document.id not in repeated
+        return plan
 
-    def _commit(self, upserts: list[Upsert], relabeled: list[Document], root: str | None, report: IngestReport) -> None:
-        texts = [chunk.text for upsert in upserts for chunk in upsert.chunks]
-        # The vectors as they come and as they are stored, and the text once more as passages.
-        wanted = len(texts) * self._space.dimension * 6 + sum(map(len, texts))
-        with self._governor.reserve("a window of documents", wanted):
-            vectors = self._embed(texts)
-            self._collection.commit(Batch(root, upserts, vectors, relabeled), self._space)
-        report.chunks += len(texts)
-        report.commits += 1
-        if self._on_commit is not None:
-            self._on_commit([upsert.document.id for upsert in upserts] + [document.id for document in relabeled])
-        # A reading process keeps what lies past the view's marker in memory: never let that grow with the run.
-        self._collection.catch_up()
+    def _commit(self, plan: _Plan, root: str | None) -> int:
+        """Embed and write; the number of passages."""
+        if not plan.upserts and not plan.relabeled:
+            return 0
+        kit = self._kit
+        texts = [chunk.text for upsert in plan.upserts for chunk in upsert.chunks]
+        with self._governor.reserve("a window of documents", kit.window_bytes(texts)):
+            self._collection.commit(Batch(root, plan.upserts, kit.embed(texts), plan.relabeled), kit.space)
+        return len(texts)
 
-    def _embed(self, texts: list[str]) -> Float32:
-        if not texts:
-            return np.empty((0, self._space.dimension), np.float32)
-        vectors = self._model.embed(texts, "passage")
-        if vectors.shape != (len(texts), self._space.dimension):
-            raise EmbeddingFailed(
-                f"the model answered {vectors.shape} for {len(texts)} texts of {self._space.dimension}"
-            )
-        if not np.isfinite(vectors).all():
-            raise EmbeddingFailed("the model answered with values that are not finite")
-        return vectors
-
-    def _chunks(self, document: Document) -> list[Chunk]:
-        # A blank text has no passage, but the document is kept and can be got and listed.
-        return self._splitter.split(document.text)
-
-    def _digest(self, document: Document) -> bytes:
-        recipe = f"{self._splitter.recipe}\0".encode()
-        return hashlib.blake2b(recipe + document.text.encode(), digest_size=16).digest()
+    def _renewed(self) -> bool:
+        """Whether there are means for other vectors than those that were refused."""
+        before, self._kit = self._kit, self._new_kit()
+        return self._kit.space.fingerprint != before.space.fingerprint
 
     # --- around it ---
 
@@ -263,11 +273,16 @@ class Pipeline:
 
 
 def add_vectors(
-    collection: StoredCollection, documents: Sequence[Document], vectors: Float32, *, space: Space
+    collection: StoredCollection,
+    documents: Sequence[Document],
+    vectors: Float32,
+    *,
+    space: Space,
+    narrow: Callable[[Float32], Float32],
 ) -> IngestReport:
-    """Upsert documents with the caller's own vectors: float32, normalised, shape (len(documents), space.dimension).
+    """Upsert documents with the caller's own vectors: float32, normalised, shape (len(documents), any).
 
-    One passage a document, its whole text.
+    One passage a document, its whole text. `narrow` makes vectors of `space` of them.
     """
     for document in documents:
         check_document(document)
@@ -294,7 +309,7 @@ def add_vectors(
             else:
                 report.unchanged += 1
         if upserts or relabeled:
-            collection.commit(Batch(None, upserts, vectors[used], relabeled), space)
+            collection.commit(Batch(None, upserts, narrow(vectors[used]), relabeled), space)
             report.chunks += len(used)
             report.commits += 1
     collection.catch_up()
@@ -307,19 +322,6 @@ def approximate_tokens(texts: Sequence[str]) -> list[int]:
     Common tokenizers make fewer tokens than that of nearly any text, so that passages come out short, not cut off.
     """
     return [-(-len(text.encode()) // 3) for text in texts]
-
-
-def _windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    window: list[Document] = []
-    size = 0
-    for document in documents:
-        window.append(document)
-        size += len(document.text)
-        if len(window) >= WINDOW_DOCUMENTS or size >= WINDOW_BYTES:
-            yield window
-            window, size = [], 0
-    if window:
-        yield window
 
 
 def _checked(document: Document) -> Document:

@@ -72,10 +72,10 @@ def test_reading_needs_a_bank(open_store: OpenStore) -> None:
 
 def test_a_newer_format_is_refused_and_left_alone(open_store: OpenStore, tmp_path: Path) -> None:
     open_store().close()
-    (tmp_path / "bank" / "FORMAT").write_text("embank 2\n")
+    (tmp_path / "bank" / "FORMAT").write_text("embank 3\n")
     before = (tmp_path / "bank" / "bank.db").read_bytes()
     for read_only in (True, False):
-        with pytest.raises(FormatTooNew, match="has format 2, this Embank reads up to 1"):
+        with pytest.raises(FormatTooNew, match="has format 3, this Embank reads up to 2"):
             open_store(read_only=read_only)
     assert (tmp_path / "bank" / "bank.db").read_bytes() == before
 

@@ -11,6 +11,7 @@ import typer
 from embank.cli import output
 from embank.cli.opening import open_bank, open_collection
 from embank.cli.options import CollectionName, Invocation, on_bank
+from embank.cli.reembed import how_far
 from embank.errors import CollectionNotFound
 
 if TYPE_CHECKING:
@@ -34,11 +35,20 @@ def stats(
         if collection is not None and not infos:
             raise CollectionNotFound(f"there is no collection {collection!r} in {bank.path}", name=collection)
         on_disk = disk_bytes(bank.path)
+        found = {info.name: bank.collection(info.name).reembedding() for info in infos}
+        under_way = {name: state for name, state in found.items() if state is not None}
     if invocation.as_json:
         output.write_json(
             {
                 "bank": str(invocation.bank),
-                "collections": [{**info.as_dict(), "vector_bytes": vector_bytes(info)} for info in infos],
+                "collections": [
+                    {
+                        **info.as_dict(),
+                        "vector_bytes": vector_bytes(info),
+                        "reembedding": under_way[info.name].as_dict() if info.name in under_way else None,
+                    }
+                    for info in infos
+                ],
                 "disk_bytes": on_disk,
             }
         )
@@ -47,6 +57,8 @@ def stats(
         output.say(f"{invocation.bank} is empty: `embank index` or `embank add` puts documents into it")
         return
     _show(infos, on_disk)
+    for name, state in under_way.items():
+        output.say(f"{output.plain(name)} is being re-embedded: {how_far(state)}")
 
 
 @on_bank

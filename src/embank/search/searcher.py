@@ -15,9 +15,10 @@ from embank.events.stream import Stream
 from embank.records import Hit
 from embank.search.fuse import Fused, candidates, fuse
 from embank.search.settings import Mode, Settings
-from embank.store.collection import Snapshot, StoredCollection
+from embank.store.collection import StoredCollection
 from embank.store.index.protocol import Float32
 from embank.store.protocol import CollectionInfo
+from embank.store.snapshot import Snapshot
 from embank.system.clock import Clock
 
 MAX_K = 10_000
@@ -39,7 +40,8 @@ class Query:
 class Searcher:
     """Searches one collection. Thread-safe.
 
-    `model_for` gives the model of a collection's vectors; it is called only when a text must be embedded.
+    `model_for` gives the model of a collection's vectors; it is called only when a text must be embedded. `narrow`
+    makes of a query's vector one that the collection's can be compared with, where theirs were reduced.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Searcher:
         collection: StoredCollection,
         model_for: Callable[[CollectionInfo], Model | None],
         *,
+        narrow: Callable[[Float32, CollectionInfo], Float32],
         settings: Settings,
         stream: Stream,
         clock: Clock,
     ) -> None:
         self._collection = collection
         self._model_for = model_for
+        self._narrow = narrow
         self._settings = settings
         self._stream = stream
         self._clock = clock
@@ -72,15 +76,20 @@ class Searcher:
         """
         started = self._clock.monotonic()
         query = _checked(text, vector, k, mode or self._settings.mode, where)
-        info = self._collection.info()
-        if info is not None and query.mode != "lexical" and query.vector is None:
-            query = self._embedded(query, info)
-        with self._collection.snapshot(where=where, lexical=query.mode != "dense") as snapshot:
-            _check_width(query, snapshot.info)
-            hits = self._answer(query, snapshot)
+        while True:
+            info = self._collection.info()
+            asked = query
+            if info is not None and query.mode != "lexical" and query.vector is None:
+                asked = self._embedded(query, info)
+            with self._collection.snapshot(where=where, lexical=asked.mode != "dense") as snapshot:
+                if asked is not query and info is not None and snapshot.info.fingerprint != info.fingerprint:
+                    continue  # it was re-embedded in between: the query's vector is of the model before
+                asked = self._narrowed(asked, snapshot.info)
+                hits = self._answer(asked, snapshot)
+            break
         seconds = self._clock.monotonic() - started
         self._stream.publish(
-            SearchAnswered(collection=self._collection.name, mode=query.mode, hits=len(hits), seconds=seconds)
+            SearchAnswered(collection=self._collection.name, mode=asked.mode, hits=len(hits), seconds=seconds)
         )
         return hits
 
@@ -93,16 +102,27 @@ class Searcher:
                 return Query(query.text, None, query.k, "lexical", query.where)
             raise InvalidInput(
                 f"collection {info.name!r} holds vectors of your own ({info.fingerprint}): "
-                f"give vector=, or mode='lexical'"
+                f"give vector=, or mode='lexical', or `embank reembed` it with a model"
             )
         if model.fingerprint != info.fingerprint:
             raise FingerprintMismatch(
                 f"collection {info.name!r} holds vectors of {info.fingerprint}, the model at hand makes "
-                f"{model.fingerprint}: search with the model it was made with",
+                f"{model.fingerprint}: search with the model it was made with, or `embank reembed` it with this one",
                 stored=info.fingerprint,
                 offered=model.fingerprint,
             )
         return Query(query.text, model.embed([query.text or ""], "query")[0], query.k, query.mode, query.where)
+
+    def _narrowed(self, query: Query, info: CollectionInfo) -> Query:
+        """The query with a vector as the collection's are."""
+        if query.vector is None or info.dimension is None:
+            return query
+        vector = self._narrow(query.vector, info)
+        if len(vector) != info.dimension:
+            raise InvalidInput(
+                f"the query vector has {len(query.vector)} components, {info.name!r} has {info.dimension}"
+            )
+        return Query(query.text, vector, query.k, query.mode, query.where)
 
     def _answer(self, query: Query, snapshot: Snapshot) -> list[Hit]:
         depth = max(self._settings.candidates, query.k)
@@ -156,11 +176,6 @@ def normalized_vector(vector: object) -> Float32:
     if row.ndim != 1 or not np.isfinite(length) or length == 0:
         raise InvalidInput(f"a query vector must be one row of finite numbers, not all zero (shape {row.shape})")
     return row / np.float32(length)
-
-
-def _check_width(query: Query, info: CollectionInfo) -> None:
-    if query.vector is not None and info.dimension is not None and len(query.vector) != info.dimension:
-        raise InvalidInput(f"the query vector has {len(query.vector)} components, {info.name!r} has {info.dimension}")
 
 
 def _best_of_each(found: Fused, snapshot: Snapshot, k: int) -> Fused:

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from embank.errors import CollectionNotFound, EmbankError, ProtectedCollectionError, StoreError
+from embank.errors import BankDamaged, CollectionNotFound, EmbankError, ProtectedCollectionError, StoreError
 from embank.events.kinds import DocumentsCommitted, DocumentsDeleted
-from embank.memory.governor import Registration
 from embank.store import audit, collections, documents
 from embank.store.collections import Row
-from embank.store.index.exact import ExactIndex
-from embank.store.index.protocol import Float32, Mask, Neighbors, Slots
-from embank.store.protocol import Batch, CollectionInfo, Known, Passage, Space, StoredDocument
+from embank.store.generation import Epoch, Generation, OpenGenerations
+from embank.store.index.protocol import Mask
+from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
+from embank.store.shadow import Shadow, Shadows
 from embank.store.shared import Shared
+from embank.store.snapshot import Snapshot
 from embank.store.sweep import Sweep
-from embank.store.vectors import Rows, Segments
 from embank.store.views import LexicalView, Picture
-from embank.store.where import compile_where
+from embank.store.where import Predicate, compile_where
 from embank.system.log import get_logger
 
 _log = get_logger(__name__)
 
 _MAX_RETRIES = 100
 _CLOSING_LAG_ROWS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """The vectors and tombstones as of `sequence`; never changed, only replaced."""
-
-    sequence: int
-    rows: Rows | None
-    dead: Mask | None
 
 
 class StoredCollection:
@@ -48,11 +37,8 @@ class StoredCollection:
         self.name = name
         self._shared = shared
         self._database = shared.database
-        self._guard = threading.RLock()
-        self._segments: Segments | None = None
-        self._view: LexicalView | None = None
-        self._registration: Registration | None = None
-        self._epoch = Epoch(0, None, None)
+        self._generations = OpenGenerations(shared)
+        self._shadows = Shadows(shared, name, self._generations)
         self._written = False
 
     # --- what there is ---
@@ -66,12 +52,12 @@ class StoredCollection:
     def known(self, ids: Iterable[str]) -> dict[str, Known]:
         """What is held under each of `ids`."""
         with self._existing() as (connection, row):
-            return {} if row is None else documents.known(connection, row.key, ids)
+            return {} if row is None else documents.known(connection, row, ids)
 
     def get(self, ids: Sequence[str]) -> list[StoredDocument]:
         """The documents of `ids` that exist, in that order."""
         with self._existing() as (connection, row):
-            return [] if row is None else documents.fetch(connection, row.key, ids)
+            return [] if row is None else documents.fetch(connection, row, ids)
 
     def listing(
         self, *, limit: int, after: str | None = None, where: Mapping[str, Any] | None = None
@@ -81,7 +67,7 @@ class StoredCollection:
         with self._existing() as (connection, row):
             if row is None:
                 return []
-            return documents.listing(connection, row.key, limit=limit, after=after, where=predicate)
+            return documents.listing(connection, row, limit=limit, after=after, where=predicate)
 
     # --- changes ---
 
@@ -97,10 +83,12 @@ class StoredCollection:
                     raise StoreError("a batch with vectors must say which space they belong to")
                 if row.info.fingerprint != space.fingerprint:
                     row = self._settled(row, space)
-                self._append(row, batch.vectors)
+                with self._generations.using(row) as generation:
+                    generation.append(row, batch.vectors)
             with self._database.transaction() as connection:
                 sequence = self._write(connection, row, batch, now)
         self._written = True
+        self._shadows.tidy(only_known=True)
         self._committed(batch, sequence, clock.monotonic() - started)
         return sequence
 
@@ -115,7 +103,7 @@ class StoredCollection:
             if row.info.protected:
                 raise _protected(row, "delete")
             doomed = list(ids) if predicate is None else documents.matching_ids(connection, row.key, predicate)
-            gone, chunks, text_bytes = documents.remove(connection, row.key, doomed, sequence=row.sequence + 1)
+            gone, chunks, text_bytes = documents.remove(connection, row, doomed, sequence=row.sequence + 1)
             if not gone:
                 return 0
             sequence = collections.advance(
@@ -142,15 +130,7 @@ class StoredCollection:
                 self.catch_up(lag_rows=_CLOSING_LAG_ROWS)
             except EmbankError as error:  # nothing is lost by it: whoever opens the bank next catches up
                 _log.warning("the lexical view of %r lags behind: %s", self.name, error)
-        with self._guard:
-            if self._registration is not None:
-                self._registration.close()
-            if self._view is not None:
-                self._view.close()
-            if self._segments is not None:
-                self._segments.close()
-            self._view, self._registration = None, None
-            self._segments, self._epoch = None, Epoch(0, None, None)
+        self._generations.close()
 
     # --- searching ---
 
@@ -163,16 +143,17 @@ class StoredCollection:
                 row = collections.find(connection, self.name)
                 if row is None:
                     raise CollectionNotFound(f"there is no collection {self.name!r} in {self._database.root}")
-                epoch = self._epoch_of(connection, row)
-                picture = self._lexical(row).picture(row, connection) if lexical and row.slots else None
-                # A view that another thread moved on belongs to a later state than this connection sees: look again.
-                if epoch.sequence > row.sequence or (picture is not None and picture.sequence > row.sequence):
+                generation = self._generations.enter(row)
+                if generation is None:
                     continue
-                allowed = None if epoch.dead is None else ~epoch.dead
-                if predicate is not None:
-                    allowed = np.zeros(row.slots, np.bool_)
-                    allowed[documents.matching_slots(connection, row.key, predicate)] = True
-                yield Snapshot(row, connection, epoch, picture, allowed)
+                try:
+                    seen = self._see(generation, row, connection, lexical=lexical)
+                    if seen is None:
+                        continue
+                    epoch, picture = seen
+                    yield Snapshot(row, connection, epoch, picture, _allowed(connection, row, epoch, predicate))
+                finally:
+                    self._generations.leave(generation)
                 return
         raise StoreError(f"no consistent state of {self.name!r} in {_MAX_RETRIES} tries: too many writers")
 
@@ -185,14 +166,48 @@ class StoredCollection:
         allowed = self._shared.settings.lexical_rows if lag_rows is None else lag_rows
         with self._database.reading() as connection:
             row = collections.find(connection, self.name)
-            if row is not None and row.slots:
-                view = self._lexical(row)
+            generation = self._generations.enter(row) if row is not None and row.slots else None
+            if row is None or generation is None:  # nothing there, or replaced this moment by one that is up to date
+                return
+            try:
+                view = generation.view(row)
                 if view.lag_rows(row) >= allowed:
                     view.picture(row, connection)
+            finally:
+                self._generations.leave(generation)
 
     def writer_view(self) -> LexicalView | None:
         """The lexical view where one is open, for those who account for its memory."""
-        return self._view
+        return self._generations.latest_view()
+
+    # --- another generation ---
+
+    def reembedding(self) -> Reembedding | None:
+        """The re-embedding that is under way or was interrupted; `None` where there is none."""
+        return self._shadows.state()
+
+    def check_reembedding(self) -> None:
+        """Raise what `shadow` would for a collection that can't be re-embedded, before a model is loaded for it."""
+        self._shadows.check()
+
+    @contextmanager
+    def shadow(self, space: Space, *, dtype: str | None = None) -> Iterator[Shadow]:
+        """A generation of vectors of `space`, to be filled beside the one in use and put in its place.
+
+        Begun, or the one that is there already. Raises `FingerprintMismatch` when that is of another space,
+        `ProtectedCollectionError`, `BankReadOnly`, `CollectionNotFound`, and `StoreError` while another thread fills
+        it. `dtype` is how the vectors are stored, by default as they are now.
+        """
+        with self._shadows.open(space, dtype=dtype) as shadow:
+            yield shadow
+
+    def abandon_reembedding(self) -> Reembedding | None:
+        """Throw away a generation that is not filled yet; what it was. On record."""
+        return self._shadows.abandon()
+
+    def tidy(self) -> None:
+        """Remove what is left of generations that were replaced, as far as nobody here reads them."""
+        self._shadows.tidy()
 
     # --- inside ---
 
@@ -214,21 +229,13 @@ class StoredCollection:
             settled = collections.load(connection, row.key)
         return settled or row
 
-    def _append(self, row: Row, vectors: Float32) -> None:
-        with self._guard:
-            if self._segments is None:
-                self._segments = self._shared.segments(row)
-            segments = self._segments
-        segments.append(vectors, mark=row.slots)
-        segments.sync()
-
     def _write(self, connection: sqlite3.Connection, row: Row, batch: Batch, now: float) -> int:
         sequence, slot = row.sequence + 1, row.slots
         ids = [upsert.document.id for upsert in batch.upserts]
-        gone, gone_chunks, gone_bytes = documents.remove(connection, row.key, ids, sequence=sequence)
+        gone, gone_chunks, gone_bytes = documents.remove(connection, row, ids, sequence=sequence)
         new_bytes = 0
         for upsert in batch.upserts:
-            documents.put(connection, row.key, upsert, root=batch.root, first_slot=slot, sequence=sequence, now=now)
+            documents.put(connection, row, upsert, root=batch.root, first_slot=slot, sequence=sequence, now=now)
             slot += len(upsert.chunks)
             new_bytes += len(upsert.document.text.encode())
         for document in batch.relabeled:
@@ -264,79 +271,37 @@ class StoredCollection:
         if self.known(ids):
             raise _protected(row, "change of an existing document")
 
-    def _epoch_of(self, connection: sqlite3.Connection, row: Row) -> Epoch:
-        with self._guard:
-            old = self._epoch
-            if old.sequence >= row.sequence or row.info.dimension is None:
-                return old
-            if self._segments is None:
-                self._segments = self._shared.segments(row)
-            buried = documents.buried_slots(connection, row.key, after=old.sequence)
-            dead = old.dead
-            if len(buried) or dead is not None:
-                dead = np.zeros(row.slots, np.bool_)
-                if old.dead is not None:
-                    dead[: len(old.dead)] = old.dead
-                dead[buried] = True
-            self._epoch = Epoch(row.sequence, self._segments.rows(row.slots), dead)
-            return self._epoch
+    def _see(
+        self, generation: Generation, row: Row, connection: sqlite3.Connection, *, lexical: bool
+    ) -> tuple[Epoch, Picture | None] | None:
+        """Vectors and words of one state; `None` when the row must be read anew."""
+        try:
+            epoch = generation.epoch(connection, row)
+        except BankDamaged:
+            # Another process may have replaced this generation, and removed its files before they were opened here.
+            if self._is_replaced(row):
+                return None
+            raise
+        if not lexical or not row.slots:
+            return None if epoch.sequence > row.sequence else (epoch, None)
+        if self._database.read_only and self._is_replaced(row):
+            return None
+        picture = generation.view(row).picture(row, connection)
+        # A view that another thread moved on belongs to a later state than this connection sees, one of a generation
+        # that was replaced to an earlier one: look again.
+        return (epoch, picture) if epoch.sequence <= row.sequence == picture.sequence else None
 
-    def _lexical(self, row: Row) -> LexicalView:
-        with self._guard:
-            if self._view is None:
-                self._view = self._shared.lexical_view(row)
-                self._registration = self._shared.register(self._view)
-            return self._view
-
-
-class Snapshot:
-    """One state of a collection, while the block that made it lasts. For one thread."""
-
-    def __init__(
-        self,
-        row: Row,
-        connection: sqlite3.Connection,
-        epoch: Epoch,
-        picture: Picture | None,
-        allowed: Mask | None,
-    ) -> None:
-        self.info = row.info
-        self.degraded = picture is not None and picture.degraded
-        self._row = row
-        self._connection = connection
-        self._rows = epoch.rows
-        self._picture = picture
-        self._allowed = allowed
-
-    def dense(self, query: Float32, k: int) -> Neighbors:
-        """The `k` nearest live chunks by cosine; `query` is float32, normalised, shape (dimension,)."""
-        if self._rows is None:
-            return _NONE
-        return ExactIndex(self._rows).search(query, k, allowed=self._allowed)
-
-    def lexical(self, text: str, k: int) -> Neighbors:
-        """The `k` best live chunks by BM25."""
-        if self._picture is None:
-            return _NONE
-        return self._picture.search(text, k, allowed=self._allowed, below=self._row.slots)
-
-    def similarity(self, query: Float32, slots: Slots) -> Float32:
-        """Cosine of `query` with each of `slots`."""
-        if self._rows is None or not len(slots):
-            return _NONE.scores
-        similarity: Float32 = self._rows.gather(slots) @ query
-        return similarity
-
-    def owners(self, slots: Slots) -> dict[int, int]:
-        """A number for the document of each slot."""
-        return documents.owners(self._connection, self._row.key, slots.tolist())
-
-    def passages(self, slots: Slots) -> list[Passage]:
-        """The chunks at `slots`, in that order."""
-        return documents.passages(self._connection, self._row.key, slots.tolist())
+    def _is_replaced(self, row: Row) -> bool:
+        now = self.info()
+        return now is None or now.generation != row.info.generation
 
 
-_NONE = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
+def _allowed(connection: sqlite3.Connection, row: Row, epoch: Epoch, predicate: Predicate | None) -> Mask | None:
+    if predicate is not None:
+        allowed = np.zeros(row.slots, np.bool_)
+        allowed[documents.matching_slots(connection, row, predicate)] = True
+        return allowed
+    return None if epoch.dead is None else ~epoch.dead
 
 
 def _protected(row: Row, act: str) -> ProtectedCollectionError:

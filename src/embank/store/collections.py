@@ -18,12 +18,20 @@ _COLUMNS = (
 )
 
 
+_GENERATION_SHIFT = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A collection's row: its key and what is known of it."""
 
     key: int
     info: CollectionInfo
+
+    @property
+    def slots_key(self) -> int:
+        """Under which its passages, tombstones and digests are kept: a slot is a number within one generation."""
+        return slots_key(self.key, self.info.generation)
 
     @property
     def sequence(self) -> int:
@@ -36,6 +44,11 @@ class Row:
     def codec(self) -> Codec | None:
         """How its vectors are stored; `None` before the first."""
         return None if self.info.dimension is None else Codec(self.info.dtype, self.info.dimension)
+
+
+def slots_key(key: int, generation: int) -> int:
+    """The key of a collection's generation; that of the first is the collection's own."""
+    return key | generation << _GENERATION_SHIFT
 
 
 def check_name(name: str) -> str:
@@ -89,7 +102,7 @@ def settle(connection: sqlite3.Connection, row: Row, space: Space) -> None:
     elif info.fingerprint != space.fingerprint:
         raise FingerprintMismatch(
             f"collection {info.name!r} holds vectors of {info.fingerprint}, these are of {space.fingerprint}: "
-            f"open it with the model it was made with, or use another collection",
+            f"open it with the model it was made with, use another collection, or `embank reembed` this one",
             stored=info.fingerprint,
             offered=space.fingerprint,
         )
@@ -103,6 +116,17 @@ def advance(
         "UPDATE collections SET sequence = sequence + 1, slots = slots + ?, documents = documents + ?, "
         "chunks = chunks + ?, text_bytes = text_bytes + ?, changed = ? WHERE id = ?",
         (slots, documents, chunks, text_bytes, now, row.key),
+    )
+    return row.sequence + 1
+
+
+def replace_generation(connection: sqlite3.Connection, row: Row, new: Row, *, chunks: int, now: float) -> int:
+    """Let the generation of `new` take the place of that of `row`; return the new sequence. Inside a transaction."""
+    info = new.info
+    connection.execute(
+        "UPDATE collections SET generation = ?, fingerprint = ?, dimension = ?, model = ?, dtype = ?, slots = ?, "
+        "chunks = ?, sequence = sequence + 1, changed = ? WHERE id = ?",
+        (info.generation, info.fingerprint, info.dimension, info.model, info.dtype, info.slots, chunks, now, row.key),
     )
     return row.sequence + 1
 

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embank.errors import InvalidInput
-from embank.records import Document, Metadata
+from embank.records import Chunk, Document, Metadata
+from embank.store.collections import Row
 from embank.store.protocol import Known, Passage, StoredDocument, Upsert
 from embank.store.where import Predicate
 
@@ -65,19 +66,25 @@ def encode_metadata(document: Document) -> str:
     return encoded
 
 
-def known(connection: sqlite3.Connection, collection: int, ids: Iterable[str]) -> dict[str, Known]:
+def known(connection: sqlite3.Connection, row: Row, ids: Iterable[str]) -> dict[str, Known]:
     """What is held under each of `ids`; those not held are left out."""
+    digest = "digest"
+    if row.info.generation:  # what its vectors were made of is told apart from what the document was written with
+        digest = (
+            "IFNULL((SELECT digests.digest FROM digests "  # noqa: S608 -- a number of ours
+            f"WHERE document = documents.id AND slots_key = {row.slots_key}), documents.digest)"
+        )
     rows = connection.execute(
-        "SELECT name, digest, metadata, root, origin FROM documents "
+        f"SELECT name, {digest}, metadata, root, origin FROM documents "  # noqa: S608 -- a number of ours
         "WHERE collection = ? AND name IN (SELECT value FROM json_each(?))",
-        (collection, _json(ids)),
+        (row.key, _json(ids)),
     )
     return {name: Known(digest, metadata, root, origin) for name, digest, metadata, root, origin in rows}
 
 
 def put(
     connection: sqlite3.Connection,
-    collection: int,
+    row: Row,
     upsert: Upsert,
     *,
     root: str | None,
@@ -91,7 +98,7 @@ def put(
         "INSERT INTO documents (collection, name, digest, root, origin, sequence, added, changed, metadata, text) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            collection,
+            row.key,
             document.id,
             upsert.digest,
             root,
@@ -103,12 +110,18 @@ def put(
             document.text,
         ),
     )
-    row = cursor.lastrowid
+    put_chunks(connection, row, int(cursor.lastrowid or 0), upsert.chunks, first_slot=first_slot)
+
+
+def put_chunks(
+    connection: sqlite3.Connection, row: Row, document: int, chunks: Sequence[Chunk], *, first_slot: int
+) -> None:
+    """Insert the chunks of the document with the row id `document`, at slots from `first_slot` on."""
     connection.executemany(
         "INSERT INTO chunks (collection, slot, document, ordinal, start, end) VALUES (?, ?, ?, ?, ?, ?)",
         (
-            (collection, first_slot + ordinal, row, ordinal, chunk.start, chunk.end)
-            for ordinal, chunk in enumerate(upsert.chunks)
+            (row.slots_key, first_slot + ordinal, document, ordinal, chunk.start, chunk.end)
+            for ordinal, chunk in enumerate(chunks)
         ),
     )
 
@@ -130,52 +143,57 @@ def relabel(
     )
 
 
-def remove(
-    connection: sqlite3.Connection, collection: int, ids: Iterable[str], *, sequence: int
-) -> tuple[int, int, int]:
-    """Bury the chunks of `ids` and delete the documents: (documents, chunks, bytes of text) that went."""
+def remove(connection: sqlite3.Connection, row: Row, ids: Iterable[str], *, sequence: int) -> tuple[int, int, int]:
+    """Bury the chunks of `ids` and delete the documents: (documents, chunks, bytes of text) that went.
+
+    Chunks of every generation are buried, also of one that is being filled; those of the one in use are counted.
+    """
     rows = connection.execute(
         "SELECT id, length(CAST(text AS BLOB)) FROM documents "
         "WHERE collection = ? AND name IN (SELECT value FROM json_each(?))",
-        (collection, _json(ids)),
+        (row.key, _json(ids)),
     ).fetchall()
     if not rows:
         return 0, 0, 0
-    doomed = _json(row for row, _ in rows)
+    doomed = _json(document for document, _ in rows)
     connection.execute(
         "INSERT INTO tombstones (collection, slot, sequence) "
         "SELECT collection, slot, ? FROM chunks WHERE document IN (SELECT value FROM json_each(?))",
         (sequence, doomed),
     )
-    chunks = connection.execute(
-        "DELETE FROM chunks WHERE document IN (SELECT value FROM json_each(?))", (doomed,)
-    ).rowcount
+    (chunks,) = connection.execute(
+        "SELECT COUNT(*) FROM chunks WHERE document IN (SELECT value FROM json_each(?)) AND collection = ?",
+        (doomed, row.slots_key),
+    ).fetchone()
+    connection.execute("DELETE FROM chunks WHERE document IN (SELECT value FROM json_each(?))", (doomed,))
+    if has_generations(connection):
+        connection.execute("DELETE FROM digests WHERE document IN (SELECT value FROM json_each(?))", (doomed,))
     connection.execute("DELETE FROM documents WHERE id IN (SELECT value FROM json_each(?))", (doomed,))
     return len(rows), chunks, sum(size for _, size in rows)
 
 
-def fetch(connection: sqlite3.Connection, collection: int, ids: Sequence[str]) -> list[StoredDocument]:
+def fetch(connection: sqlite3.Connection, row: Row, ids: Sequence[str]) -> list[StoredDocument]:
     """The documents of `ids`, in that order; those not held are left out."""
     found = {
         document.id: document
         for document in _stored(
-            connection, "collection = ? AND name IN (SELECT value FROM json_each(?))", [collection, _json(ids)]
+            connection, row, "collection = ? AND name IN (SELECT value FROM json_each(?))", [row.key, _json(ids)]
         )
     }
     return [found[name] for name in ids if name in found]
 
 
 def listing(
-    connection: sqlite3.Connection, collection: int, *, limit: int, after: str | None, where: Predicate | None
+    connection: sqlite3.Connection, row: Row, *, limit: int, after: str | None, where: Predicate | None
 ) -> list[StoredDocument]:
     """At most `limit` documents in the order of their ids, those behind `after`: stable while writes go on."""
     condition = "collection = ?"
-    values: list[Any] = [collection]
+    values: list[Any] = [row.key]
     if after is not None:
         condition, values = condition + " AND name > ?", [*values, after]
     if where is not None:
         condition, values = f"{condition} AND {where[0]}", [*values, *where[1]]
-    return list(_stored(connection, f"{condition} ORDER BY name LIMIT ?", [*values, limit]))
+    return list(_stored(connection, row, f"{condition} ORDER BY name LIMIT ?", [*values, limit]))
 
 
 def matching_ids(connection: sqlite3.Connection, collection: int, where: Predicate) -> list[str]:
@@ -184,32 +202,35 @@ def matching_ids(connection: sqlite3.Connection, collection: int, where: Predica
     return [name for (name,) in connection.execute(sql, [collection, *where[1]])]
 
 
-def matching_slots(connection: sqlite3.Connection, collection: int, where: Predicate) -> npt.NDArray[np.int64]:
+def matching_slots(connection: sqlite3.Connection, row: Row, where: Predicate) -> npt.NDArray[np.int64]:
     """Slots of the chunks whose documents match, ascending."""
     sql = (
-        "SELECT slot FROM documents JOIN chunks ON chunks.document = documents.id "  # noqa: S608 -- values are bound
-        f"WHERE documents.collection = ? AND {where[0]}"
+        # CROSS JOIN keeps the order: the filter is for documents, and few of them may pass it.
+        "SELECT slot FROM documents CROSS JOIN chunks ON chunks.document = documents.id "  # noqa: S608 -- values are bound
+        f"WHERE documents.collection = ? AND chunks.collection = ? AND {where[0]}"
     )
-    rows = connection.execute(sql, [collection, *where[1]])
+    rows = connection.execute(sql, [row.key, row.slots_key, *where[1]])
     return np.sort(np.fromiter((slot for (slot,) in rows), np.int64))
 
 
-def buried_slots(connection: sqlite3.Connection, collection: int, *, after: int) -> npt.NDArray[np.int64]:
+def buried_slots(connection: sqlite3.Connection, row: Row, *, after: int) -> npt.NDArray[np.int64]:
     """Slots of tombstones made after the sequence `after`."""
-    rows = connection.execute("SELECT slot FROM tombstones WHERE collection = ? AND sequence > ?", (collection, after))
+    rows = connection.execute(
+        "SELECT slot FROM tombstones WHERE collection = ? AND sequence > ?", (row.slots_key, after)
+    )
     return np.fromiter((slot for (slot,) in rows), np.int64)
 
 
-def passages(connection: sqlite3.Connection, collection: int, slots: Sequence[int]) -> list[Passage]:
+def passages(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> list[Passage]:
     """The chunks at `slots`, in that order; those no longer there are left out."""
     rows = connection.execute(
         "SELECT slot, document, ordinal, start, end FROM chunks "
         "WHERE collection = ? AND slot IN (SELECT value FROM json_each(?))",
-        (collection, _json(int(slot) for slot in slots)),
+        (row.slots_key, _json(int(slot) for slot in slots)),
     ).fetchall()
     documents = {
-        row: (name, text, json.loads(metadata))
-        for row, name, text, metadata in connection.execute(
+        document: (name, text, json.loads(metadata))
+        for document, name, text, metadata in connection.execute(
             "SELECT id, name, text, metadata FROM documents WHERE id IN (SELECT value FROM json_each(?))",
             (_json({document for _, document, *_ in rows}),),
         )
@@ -221,20 +242,20 @@ def passages(connection: sqlite3.Connection, collection: int, slots: Sequence[in
     return [found[slot] for slot in map(int, slots) if slot in found]
 
 
-def owners(connection: sqlite3.Connection, collection: int, slots: Sequence[int]) -> dict[int, int]:
+def owners(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> dict[int, int]:
     """The document row of each slot: enough to group chunks by document without reading any text."""
     rows = connection.execute(
         "SELECT slot, document FROM chunks WHERE collection = ? AND slot IN (SELECT value FROM json_each(?))",
-        (collection, _json(int(slot) for slot in slots)),
+        (row.slots_key, _json(int(slot) for slot in slots)),
     )
     return dict(rows)
 
 
-def texts(connection: sqlite3.Connection, collection: int, *, first_slot: int, below: int) -> Iterator[tuple[int, str]]:
+def texts(connection: sqlite3.Connection, row: Row, *, first_slot: int, below: int) -> Iterator[tuple[int, str]]:
     """(slot, passage) of the chunks in [first_slot, below), ascending; one document in memory at a time."""
     rows = connection.execute(
         "SELECT document, slot, start, end FROM chunks WHERE collection = ? AND slot >= ? AND slot < ? ORDER BY slot",
-        (collection, first_slot, below),
+        (row.slots_key, first_slot, below),
     )
     for document, members in groupby(rows, key=itemgetter(0)):
         (text,) = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
@@ -242,20 +263,26 @@ def texts(connection: sqlite3.Connection, collection: int, *, first_slot: int, b
             yield slot, text[start:end]
 
 
-def slot_behind(connection: sqlite3.Connection, collection: int, *, first_slot: int, rows: int) -> int | None:
+def slot_behind(connection: sqlite3.Connection, row: Row, *, first_slot: int, rows: int) -> int | None:
     """The slot of the chunk that follows the first `rows` chunks from `first_slot` on; `None` if there are no more."""
-    row = connection.execute(
+    found = connection.execute(
         "SELECT slot FROM chunks WHERE collection = ? AND slot >= ? ORDER BY slot LIMIT 1 OFFSET ?",
-        (collection, first_slot, rows),
+        (row.slots_key, first_slot, rows),
     ).fetchone()
-    return None if row is None else int(row[0])
+    return None if found is None else int(found[0])
 
 
-def _stored(connection: sqlite3.Connection, tail: str, values: list[Any]) -> Iterator[StoredDocument]:
+def has_generations(connection: sqlite3.Connection) -> bool:
+    """Whether any collection of the bank was ever re-embedded: the tables for it are made when first needed."""
+    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'digests'").fetchone() is not None
+
+
+def _stored(connection: sqlite3.Connection, row: Row, tail: str, values: list[Any]) -> Iterator[StoredDocument]:
     rows = connection.execute(
         "SELECT name, text, metadata, root, origin, added, changed, "  # noqa: S608 -- the tail is ours, values are bound
-        f"(SELECT COUNT(*) FROM chunks WHERE document = documents.id) FROM documents WHERE {tail}",
-        values,
+        f"(SELECT COUNT(*) FROM chunks WHERE document = documents.id AND chunks.collection = ?) "
+        f"FROM documents WHERE {tail}",
+        [row.slots_key, *values],
     )
     for name, text, metadata, root, origin, added, changed, chunks in rows:
         yield StoredDocument(name, text, json.loads(metadata), root, origin, chunks, added, changed)

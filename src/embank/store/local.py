@@ -52,8 +52,11 @@ class LocalStore:
             opened.callback(self.database.close)
             with self.database.reading() as connection:
                 bank = schema.bank_id(connection)
+            self._shared = Shared(bank, self.database, settings, stream, files, clock or SystemClock(), governor)
+            if not read_only:
+                for info in self.collections():  # where the removal of replaced vectors was cut short
+                    self.collection(info.name).tidy()
             self._closing = opened.pop_all()
-        self._shared = Shared(bank, self.database, settings, stream, files, clock or SystemClock(), governor)
 
     def collection(self, name: str) -> StoredCollection:
         """The collection of that name; it comes into being with its first document."""

@@ -53,6 +53,33 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
+class Reembedding:
+    """A re-embedding that is under way, or was interrupted and can go on.
+
+    Of the collection's `documents`, `remaining` do not have their vectors of `space` yet; `slots` vectors are written.
+    """
+
+    collection: str
+    generation: int
+    space: Space
+    dtype: str
+    documents: int
+    remaining: int
+    slots: int
+    started: float
+    changed: float
+
+    @property
+    def fraction(self) -> float:
+        """How much is done, 0 to 1."""
+        return 1 - self.remaining / self.documents if self.documents else 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "fraction": self.fraction}
+
+
+@dataclass(frozen=True, slots=True)
 class Upsert:
     """A document with its passages. `digest` covers everything that decides its chunks and vectors."""
 

@@ -7,10 +7,14 @@ import uuid
 from pathlib import Path
 
 from embank.errors import BankDamaged, BankNotFound, FormatTooNew, InvalidInput
+from embank.store import documents
 from embank.system.files import Files
 from embank.system.sqlite import connect, transaction
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format that is read: 1, or 2 once a collection was re-embedded, which what knows 1 alone would misread."""
+
+_FIRST_FORMAT = 1
 DATABASE = "bank.db"
 _OWN_NAMES = {"LOCK", "FORMAT", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"}
 
@@ -46,6 +50,22 @@ CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, act TEXT NOT NULL, collection TEXT, detail TEXT NOT NULL);
 """
 
+_GENERATION_TABLES = """
+-- Generations of a collection beside the one in use: "filling" by a re-embedding, or "retired" and to be removed.
+-- All documents up to (`read_sequence`, `read_document`) are in the one that is being filled.
+CREATE TABLE IF NOT EXISTS generations (
+    collection INTEGER NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL, fingerprint TEXT,
+    dimension INTEGER, model TEXT, dtype TEXT, slots INTEGER NOT NULL, read_sequence INTEGER NOT NULL,
+    read_document INTEGER NOT NULL, started REAL NOT NULL, changed REAL NOT NULL,
+    PRIMARY KEY (collection, generation)) WITHOUT ROWID;
+
+-- The digest of what a document's vectors of a later generation were made of; else `documents.digest` says it.
+CREATE TABLE IF NOT EXISTS digests (
+    document INTEGER NOT NULL, slots_key INTEGER NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (document, slots_key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS documents_by_sequence ON documents (collection, sequence);
+"""
+
 
 def check_place(root: Path) -> None:
     """Raise unless `root` is free for a new bank: missing, empty, or the rest of a creation that was cut short."""
@@ -69,15 +89,25 @@ def create(root: Path, *, files: Files) -> None:
     try:
         with transaction(connection):
             if not _has_tables(connection):
-                # executescript would commit the open transaction, so each statement by itself.
-                for statement in _TABLES.split(";\n"):
-                    if statement.strip():
-                        connection.execute(statement)
-                connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+                _execute_each(connection, _TABLES)
+                connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(_FIRST_FORMAT),))
                 connection.execute("INSERT INTO meta VALUES ('bank', ?)", (uuid.uuid4().hex,))
     finally:
         connection.close()
-    files.replace(root / "FORMAT", f"embank {FORMAT}\n".encode())
+    files.replace(root / "FORMAT", _format_line(_FIRST_FORMAT))
+
+
+def allow_generations(root: Path, connection: sqlite3.Connection, *, files: Files) -> None:
+    """Make a bank ready to be re-embedded, if it is not; outside any transaction.
+
+    The file FORMAT comes first: from then on nothing opens the bank that would misread it.
+    """
+    if (root / "FORMAT").read_bytes() != _format_line(FORMAT):
+        files.replace(root / "FORMAT", _format_line(FORMAT))
+    if not documents.has_generations(connection):
+        with transaction(connection):
+            _execute_each(connection, _GENERATION_TABLES)
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'format'", (str(FORMAT),))
 
 
 def check_format(root: Path) -> None:
@@ -102,6 +132,17 @@ def bank_id(connection: sqlite3.Connection) -> str:
     """The bank's own identity, made at its creation."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'bank'").fetchone()
     return str(row[0])
+
+
+def _format_line(number: int) -> bytes:
+    return f"embank {number}\n".encode()
+
+
+def _execute_each(connection: sqlite3.Connection, statements: str) -> None:
+    # executescript would commit the open transaction, so each statement by itself.
+    for statement in statements.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:

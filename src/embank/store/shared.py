@@ -34,7 +34,7 @@ class Shared:
         codec = row.codec()
         if codec is None:
             raise BankDamaged(f"collection {row.info.name!r} has vectors but no recorded dimension")
-        segments = Segments(self._directory("vectors", row), codec, files=self.files)
+        segments = Segments(self._directory("vectors", row.key, row.info.generation), codec, files=self.files)
         if not self.database.read_only:
             segments.cut(row.slots)
         return segments
@@ -42,9 +42,10 @@ class Shared:
     def lexical_view(self, row: Row) -> LexicalView:
         """The lexical view of a collection, as a writer or as a reader."""
         place = ViewPlace(
-            path=self._directory("views", row) / "lexical",
+            path=self._directory("views", row.key, row.info.generation) / "lexical",
             name=f"{self.bank}:{row.key}:{row.info.generation}",
             collection=row.key,
+            generation=row.info.generation,
             collection_name=row.info.name,
         )
         writer_bytes = self.settings.lexical_writer_bytes
@@ -66,5 +67,10 @@ class Shared:
             return None
         return self.governor.register(view)
 
-    def _directory(self, kind: str, row: Row) -> Path:
-        return self.database.root / kind / f"{row.key}-{row.info.generation}"
+    def remove_files(self, key: int, generation: int) -> None:
+        """Remove everything that a generation has on the disk; who has it open still sees it."""
+        for kind in ("vectors", "views"):
+            self.files.remove_tree(self._directory(kind, key, generation))
+
+    def _directory(self, kind: str, key: int, generation: int) -> Path:
+        return self.database.root / kind / f"{key}-{generation}"

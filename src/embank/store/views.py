@@ -18,8 +18,8 @@ import numpy as np
 from embank.errors import StorageFull
 from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
-from embank.store import documents
-from embank.store.collections import Row, load
+from embank.store import documents, generations
+from embank.store.collections import Row
 from embank.store.index.protocol import Mask, Neighbors
 from embank.store.lexical import WRITER_RESIDENT_BYTES, LexicalIndex, LexicalSearcher, Mark
 from embank.system.clock import Clock
@@ -56,7 +56,10 @@ class LexicalView(Protocol):
     """Either side's view."""
 
     def picture(self, row: Row, connection: sqlite3.Connection) -> Picture:
-        """A state that holds at least what `row`, read from `connection`, recorded; it may be of a later sequence."""
+        """A state that holds at least what `row`, read from `connection`, recorded; it may be of a later sequence.
+
+        Of an earlier one only where the generation of `row` was retired before the view had come so far.
+        """
         ...
 
     def lag_rows(self, row: Row) -> int:
@@ -73,6 +76,7 @@ class ViewPlace:
     path: Path
     name: str
     collection: int
+    generation: int
     collection_name: str
 
 
@@ -128,12 +132,15 @@ class WriterView:
 
     def picture(self, row: Row, connection: sqlite3.Connection) -> Picture:  # noqa: ARG002 -- it reads newer rows, too
         with self._lock:
-            if self._mark.sequence < row.sequence:
+            if self._mark.sequence < row.sequence or self._mark.slots < row.slots:
                 self.catch_up()
             return Picture(self._mark.sequence, (self._index.searcher(),))
 
     def catch_up(self) -> None:
-        """Bring the index to the present. Damaged files are thrown away and built again from the truth."""
+        """Bring the index to the present; that of a retired generation stays as it is.
+
+        Damaged files are thrown away and built again from the truth.
+        """
         with self._lock:
             try:
                 self._advance()
@@ -155,8 +162,8 @@ class WriterView:
         started, rows = self._clock.monotonic(), 0
         while True:
             with self._readers.read() as connection:
-                row = load(connection, self._place.collection)
-                if row is None or self._mark.sequence >= row.sequence:
+                row = generations.row_of(connection, self._place.collection, self._place.generation)
+                if row is None or (self._mark.sequence >= row.sequence and self._mark.slots >= row.slots):
                     break
                 rows += self._step(connection, row)
         if rows:
@@ -172,16 +179,16 @@ class WriterView:
             )
 
     def _step(self, connection: sqlite3.Connection, row: Row) -> int:
-        mark, key = self._mark, self._place.collection
-        removed = documents.buried_slots(connection, key, after=max(mark.sequence, self._removed_through))
+        mark = self._mark
+        removed = documents.buried_slots(connection, row, after=max(mark.sequence, self._removed_through))
         removed = removed[removed < mark.slots]
-        behind = documents.slot_behind(connection, key, first_slot=mark.slots, rows=self._step_rows)
+        behind = documents.slot_behind(connection, row, first_slot=mark.slots, rows=self._step_rows)
         below = row.slots if behind is None else behind
         # Only the last step may claim the sequence: until then some of its passages are missing.
         moved = Mark(mark.view, row.sequence if behind is None else mark.sequence, below)
         count = 0
         if len(removed) or below > mark.slots:
-            added = documents.texts(connection, key, first_slot=mark.slots, below=below)
+            added = documents.texts(connection, row, first_slot=mark.slots, below=below)
             count = self._index.apply(removed=removed, added=added, mark=moved)
         self._mark = moved
         self._removed_through = row.sequence
@@ -269,7 +276,7 @@ class ReaderView:
             self._tail = self._empty_tail(first)
         start, stop = self._tail.below, min(row.slots, first + MAX_TAIL_ROWS)
         if start < stop:
-            added = documents.texts(connection, self._place.collection, first_slot=start, below=stop)
+            added = documents.texts(connection, row, first_slot=start, below=stop)
             self._tail.index.apply(removed=(), added=added, mark=Mark(self._place.name, row.sequence, stop))
             self._tail.index.close_writer()
             self._tail = Tail(self._tail.index, first, stop, row.sequence)

@@ -1,0 +1,175 @@
+"""The files of one generation of a collection while they are open: its vectors, and the views over them."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from embank.errors import StoreError
+from embank.memory.governor import Registration
+from embank.store import documents
+from embank.store.collections import Row
+from embank.store.index.protocol import Float32, Mask
+from embank.store.shared import Shared
+from embank.store.vectors import Rows, Segments
+from embank.store.views import LexicalView
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The vectors and tombstones as of `sequence`; never changed, only replaced."""
+
+    sequence: int
+    rows: Rows | None
+    dead: Mask | None
+
+
+class Generation:
+    """Opened piece by piece, as it is needed. Thread-safe. `row` is always one that was read for this generation.
+
+    `users` counts who works with it; it is the owner's to change.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self.users = 0
+        self._shared = shared
+        self._guard = threading.RLock()
+        self._segments: Segments | None = None
+        self._view: LexicalView | None = None
+        self._registration: Registration | None = None
+        self._epoch = Epoch(0, None, None)
+
+    def append(self, row: Row, vectors: Float32) -> None:
+        """Write `vectors` behind the mark of `row`, durably. For one writer at a time."""
+        with self._guard:
+            if self._segments is None:
+                self._segments = self._shared.segments(row)
+            segments = self._segments
+        segments.append(vectors, mark=row.slots)
+        segments.sync()
+
+    def epoch(self, connection: sqlite3.Connection, row: Row) -> Epoch:
+        """Vectors and tombstones as `row` has them, or as a later state of the same generation."""
+        with self._guard:
+            old = self._epoch
+            if old.sequence >= row.sequence or row.info.dimension is None:
+                return old
+            if self._segments is None:
+                self._segments = self._shared.segments(row)
+            buried = documents.buried_slots(connection, row, after=old.sequence)
+            dead = old.dead
+            if len(buried) or dead is not None:
+                dead = np.zeros(row.slots, np.bool_)
+                if old.dead is not None:
+                    dead[: len(old.dead)] = old.dead
+                dead[buried] = True
+            self._epoch = Epoch(row.sequence, self._segments.rows(row.slots), dead)
+            return self._epoch
+
+    def view(self, row: Row) -> LexicalView:
+        """The lexical view, opened where it is not."""
+        with self._guard:
+            if self._view is None:
+                self._view = self._shared.lexical_view(row)
+                self._registration = self._shared.register(self._view)
+            return self._view
+
+    def open_view(self) -> LexicalView | None:
+        """The lexical view where one is open."""
+        return self._view
+
+    def close(self) -> None:
+        """Close files and the view's writer. Mappings live until the last snapshot that uses them is gone."""
+        with self._guard:
+            if self._registration is not None:
+                self._registration.close()
+            if self._view is not None:
+                self._view.close()
+            if self._segments is not None:
+                self._segments.close()
+            self._view, self._registration = None, None
+            self._segments, self._epoch = None, Epoch(0, None, None)
+
+
+class OpenGenerations:
+    """The generations of one collection that are open in this process. Thread-safe.
+
+    Nobody is kept waiting: who works with a generation that was replaced finishes, and the last one closes it.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._guard = threading.Lock()
+        self._open: dict[int, Generation] = {}
+        self._latest = 0
+
+    def enter(self, row: Row, *, in_use: bool = True) -> Generation | None:
+        """The generation of `row`, to be left again; `None` when it was replaced and closed: then read the row anew.
+
+        `in_use` says that it is the collection's own, not one that is being filled.
+        """
+        number = row.info.generation
+        with self._guard:
+            if in_use:
+                self._latest = max(self._latest, number)
+            generation = self._open.get(number)
+            if generation is None:
+                if number < self._latest:
+                    return None
+                generation = self._open[number] = Generation(self._shared)
+            generation.users += 1
+            return generation
+
+    def leave(self, generation: Generation) -> None:
+        """End what `enter` began."""
+        with self._guard:
+            generation.users -= 1
+            done = [number for number, each in self._open.items() if number < self._latest and not each.users]
+            closing = [self._open.pop(number) for number in done]
+        for each in closing:
+            each.close()
+
+    @contextmanager
+    def using(self, row: Row, *, in_use: bool = True) -> Iterator[Generation]:
+        """The generation of a row that can't be replaced meanwhile, since the caller alone could do that."""
+        generation = self.enter(row, in_use=in_use)
+        if generation is None:
+            raise StoreError(f"generation {row.info.generation} of {row.info.name!r} is closed")
+        try:
+            yield generation
+        finally:
+            self.leave(generation)
+
+    def put_in_use(self, number: int) -> None:
+        """Those before `number` are replaced; nobody enters one of them that is closed."""
+        with self._guard:
+            self._latest = max(self._latest, number)
+
+    def drop(self, number: int) -> bool:
+        """Close a generation that is to be removed, unless somebody works with it; whether it is closed."""
+        with self._guard:
+            generation = self._open.get(number)
+            if generation is not None and generation.users:
+                return False
+            self._open.pop(number, None)
+        if generation is not None:
+            generation.close()
+        return True
+
+    def latest_view(self) -> LexicalView | None:
+        """The lexical view of the generation in use, where one is open."""
+        with self._guard:
+            generation = self._open.get(self._latest)
+        return None if generation is None else generation.open_view()
+
+    def close(self) -> None:
+        """Close every generation, used or not."""
+        with self._guard:
+            closing, self._open = list(self._open.values()), {}
+        for generation in closing:
+            generation.close()
