@@ -20,8 +20,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from benchmarks import corpora
 from benchmarks.peers import PACKAGES, python_of
 from benchmarks.report import Mark, publish
 from benchmarks.rivals import Rival, has_sentence_transformers
+from benchmarks.sampling import held_bytes, tree
 
 MARKS = {
     "int8_ratio": Mark(">=", 4.2),
@@ -136,6 +139,93 @@ def perlfaq(room: Path) -> tuple[Figures, dict[str, Any]]:
     return {"top10_overlap_int8": statistics.mean(shared)}, {"questions": len(pairs)}
 
 
+def constant(room: Path) -> tuple[Figures, dict[str, Any]]:
+    """Memory over 100,000 texts of every length."""
+    seen = _life("corpus", room, corpora.strange(100_000))
+    start, rows = seen["start"], seen["rows"]
+    peaks = {texts: peak - start for texts, _, peak in rows}
+    at_10k = next(growth for texts, growth in peaks.items() if texts >= 10_000)
+    # Theil-Sen, once warm: the median of the slopes between all pairs.
+    warm = [(texts, held) for texts, held, _ in rows if texts >= 10_000]
+    slopes = [(b - a) / (y - x) for number, (x, a) in enumerate(warm) for y, b in warm[number + 1 :]]
+    figures: Figures = {
+        "peak_growth_ratio_100k_over_10k": peaks[rows[-1][0]] / at_10k,
+        "growth_mb_per_1000": statistics.median(slopes) * 1000 / MB,
+    }
+    return figures, {"constant": {"start": start, "rows": rows}}
+
+
+def recovery(room: Path) -> tuple[Figures, dict[str, Any]]:
+    """What comes back, with the model in this process and in a child."""
+    _, texts = corpora.wordnet(TEXTS)
+    seen = _life("cycles", room, texts)
+    first, *later = seen["cycles"]
+    given_back = [(cycle["peak"] - cycle["after"]) / (cycle["peak"] - first["after"]) for cycle in later]
+    file = _file(room, "recycled", texts)
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.lifecycle", "recycled", str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        held, ended = {}, {}
+        for line in process.stdout or ():
+            said = json.loads(line)
+            if "at" not in said:
+                ended = said
+                break
+            time.sleep(0.5)  # what ended is gone from the tree
+            held[said["at"]] = sum(held_bytes(pid) for pid in tree(process.pid))
+            print(file=process.stdin, flush=True)
+    figures: Figures = {
+        "residue_mb": (first["after"] - seen["start"]) / MB,
+        "recovered_pct": 100 * statistics.median(given_back),
+        "release_ms": 1e3 * statistics.median(cycle["seconds"] for cycle in seen["cycles"]),
+        "first_request_after_unload_ms": 1e3 * statistics.median(seen["first_s"]),
+        "recycled_over_floor_mb": (held["recycled"] - held["floor"]) / MB,
+        "recycle_ms": 1e3 * ended["recycle_s"],
+        "first_request_after_recycling_ms": 1e3 * ended["first_s"],
+    }
+    return figures, {"cycles": seen, "tree": held}
+
+
+def cleanup(room: Path) -> tuple[Figures, dict[str, Any]]:
+    """Clean-ups, and what those who ask meanwhile notice of them."""
+    _, texts = corpora.wordnet(TEXTS)
+    seen = _life("cleanups", room, texts)
+    usual = statistics.median(seen["beside_s"])
+    figures: Figures = {
+        "cleanup_ms_p99": 1e3 * _percentile(seen["cleanup_s"], 99),
+        "cleanup_felt_ms_p99": 1e3 * (_percentile(seen["during_s"], 99) - usual),
+        "recoveries_failed": seen["failed"],
+    }
+    detail = {
+        "cleanups": len(seen["cleanup_s"]),
+        "requests_during": len(seen["during_s"]),
+        "request_ms_median": 1e3 * usual,
+        "request_ms_p99_beside": 1e3 * _percentile(seen["beside_s"], 99),
+    }
+    return figures, {"cleanup": detail}
+
+
+def static(room: Path) -> tuple[Figures, dict[str, Any]]:
+    """The static model's speed."""
+    _, texts = corpora.wordnet(10 * TEXTS)
+    return {"static_texts_per_s": _life("static", room, texts)["texts_per_s"]}, {}
+
+
+def _life(mode: str, room: Path, texts: list[str]) -> dict[str, Any]:
+    file = _file(room, mode, texts)
+    command = [sys.executable, "-m", "benchmarks.lifecycle", mode, str(file)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    return float(np.percentile(values, percent))
+
+
 def _file(room: Path, name: str, texts: list[str]) -> Path:
     path = room / f"{name}.json"
     path.write_text(json.dumps(texts))
@@ -153,7 +243,15 @@ def _has_bfloat16() -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
-PARTS: dict[str, Part] = {"speed": speed, "peers": peers, "perlfaq": perlfaq}
+PARTS: dict[str, Part] = {
+    "speed": speed,
+    "peers": peers,
+    "perlfaq": perlfaq,
+    "constant": constant,
+    "recovery": recovery,
+    "cleanup": cleanup,
+    "static": static,
+}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 import embank
 from embank.bank import Bank, Collection
+from embank.embed.catalog import WORDLLAMA
+from embank.embed.locate import find_files
 from embank.errors import (
     BudgetExceeded,
     DocumentNotFound,
@@ -20,6 +23,7 @@ from embank.errors import (
     InvalidInput,
     ModelNotFound,
 )
+from embank.events.kinds import MemoryRecovered
 from embank.testing.fakes import HashModel
 
 
@@ -340,3 +344,22 @@ def test_settings_reach_their_rooms(tmp_path: Path) -> None:
         assert report.chunks == 3
         assert bank.collections()[0].dtype == "int8"
         assert bank.collection("notes").search("two three", k=1)[0].id == "a"
+
+
+def test_a_banks_calls_are_cleaned_up_after_and_each_is_told(tmp_path: Path) -> None:
+    flags = {"recovery.every_calls": 2, "recovery.least_interval_s": 0, "recovery.idle_s": ""}
+    if find_files(WORDLLAMA, directory=tmp_path) is None:
+        pytest.skip("the package wordllama is not installed")
+    with (
+        embank.open(tmp_path / "bank", model="wordllama", flags=flags) as bank,
+        bank.events.subscribe(kinds=[MemoryRecovered]) as told,
+    ):
+        notes = bank.collection("notes")
+        notes.add(NOTES)
+        notes.search("rivers")
+        (made,) = told.drain(wait_s=10)
+        assert isinstance(made, MemoryRecovered)
+        assert (made.trigger, made.ok) == ("calls", True)
+        bank.release()
+        assert "hand" in [event.trigger for event in told.drain() if isinstance(event, MemoryRecovered)]
+    assert not [thread for thread in threading.enumerate() if thread.name == "embank-recovery"]

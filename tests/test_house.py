@@ -22,7 +22,6 @@ MAX_LINES = 400
 NAMELESS = {"utils", "util", "core", "common", "helpers", "helper", "managers", "manager", "misc"}
 READS_ENVIRONMENT = {
     "engine.py": "it hands the environment to config, which is told what to read",
-    "embed/pull.py": "the hub's client reads its no-telemetry switch from there when it is imported",
     "config.py": "settings come from there, with their provenance",
     "system/": "it hands children their environment and reads what the machine says of itself",
     "memory/hygiene.py": "allocator and thread settings are variables that must be set before heavy imports",

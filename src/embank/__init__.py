@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from embank.bank import Bank, Collection
     from embank.bank import open_bank as open  # noqa: A004 -- embank.open reads as it does
+    from embank.embed import models
     from embank.embed.model import Model
     from embank.errors import EmbankError
     from embank.memory.governor import Governor
@@ -33,6 +34,7 @@ _NAMES = {
     "Hit": "embank.records:Hit",
     "Model": "embank.embed.model:Model",
     "get_logger": "embank.system.log:get_logger",
+    "models": "embank.embed.models",
     "open": "embank.bank:open_bank",
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "Hit",
     "Model",
     "get_logger",
+    "models",
     "open",
 ]
 
@@ -56,7 +59,9 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     module, _, attribute = path.partition(":")
-    found: object = getattr(import_module(module), attribute)
+    found: object = import_module(module)
+    if attribute:
+        found = getattr(found, attribute)
     globals()[name] = found
     return found
 

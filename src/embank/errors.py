@@ -15,7 +15,11 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
     │   ├── ModelNotFound (LookupError)      no such model, or its weights are not on this machine
     │   ├── ModelFileError (ValueError)      weights, tokenizer or configuration damaged or of another architecture
     │   ├── DeviceNotFound (LookupError)     the device asked for is not on this machine
+    │   ├── ModelInUse (BlockingIOError)     a process has the model open, so that its files stay
+    │   ├── HubError (ConnectionError)       the models' hub can't be reached, refuses or breaks off
+    │   │   └── OfflineMode                  nothing may be downloaded: embed.offline, or the hub client's own switch
     │   └── EmbeddingFailed (RuntimeError)   the model answered wrongly (count, width, NaN) or not at all
+    │       └── RemoteFailed                 an endpoint refused, broke off, was late or answered wrongly
     └── StoreError
         ├── BankNotFound (FileNotFoundError) there is no bank at that path
         ├── BankLocked (BlockingIOError)     another process writes this bank
@@ -104,8 +108,24 @@ class DeviceNotFound(ModelError, LookupError):
     """The device asked for is not on this machine, or not one that the engine can compute on."""
 
 
+class ModelInUse(ModelError, BlockingIOError):
+    """A process, this one or another, has the model open or is making it: its files can't be removed now."""
+
+
+class HubError(ModelError, ConnectionError):
+    """The models' hub can't be reached, refuses what was asked for, or breaks off."""
+
+
+class OfflineMode(HubError):
+    """Nothing may be downloaded, as the settings say."""
+
+
 class EmbeddingFailed(ModelError, RuntimeError):
     """The model raised, or answered with the wrong count, the wrong width or values that are not finite."""
+
+
+class RemoteFailed(EmbeddingFailed):
+    """An embeddings endpoint refused, could not be reached in time or answered wrongly; `fields` has its outcome."""
 
 
 class StoreError(EmbankError):

@@ -73,9 +73,12 @@ SECTIONS = Table(
     {
         "log": "embank.system.log_settings:Settings",
         "memory": "embank.memory.settings:Settings",
+        "recovery": "embank.memory.recovery_settings:Settings",
         "source": "embank.source.settings:Settings",
         "chunk": "embank.chunk.settings:Settings",
         "embed": "embank.embed.settings:Settings",
+        "remote": "embank.embed.remote_settings:Settings",
+        "worker": "embank.embed.worker_settings:Settings",
         "store": "embank.store.settings:Settings",
         "search": "embank.search.settings:Settings",
     },
@@ -84,7 +87,13 @@ SECTIONS = Table(
 
 ENGINES = Table(
     "embedding engine",
-    {"ct2": "embank.embed.ct2:load", "static": "embank.embed.static:load"},
+    {
+        "ct2": "embank.embed.ct2:load",
+        "onnx": "embank.embed.onnx:load",
+        "openvino": "embank.embed.openvino:load",
+        "static": "embank.embed.static:load",
+        "torch": "embank.embed.torch_engine:load",
+    },
     group="embank.engines",
 )
 

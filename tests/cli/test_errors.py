@@ -29,6 +29,7 @@ DOCUMENTED = {
     errors.DocumentNotFound: 3,
     errors.BankLocked: 4,
     errors.BankReadOnly: 4,
+    errors.ModelInUse: 4,
     errors.ProtectedCollectionError: 4,
     errors.MemoryBudgetError: 5,
     errors.BudgetExceeded: 5,
@@ -37,6 +38,8 @@ DOCUMENTED = {
     errors.FormatTooNew: 6,
     errors.ModelError: 7,
     errors.ModelFileError: 7,
+    errors.HubError: 7,
+    errors.OfflineMode: 7,
     errors.EmbeddingFailed: 7,
 }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
-from embank.embed.device import resolve_device
+from embank.embed.device import empty_device_cache, resolve_device
 from embank.embed.settings import Settings
 from embank.errors import ConfigError, DeviceNotFound, InvalidInput
 
@@ -47,3 +50,38 @@ def test_what_is_no_device_is_refused(device: str) -> None:
         resolved(device, 1)
     with pytest.raises((ConfigError, ValueError), match="there are cpu"):
         Settings(device=device)
+
+
+class _Cuda:
+    """What torch's allocator says of two devices."""
+
+    def __init__(self, *, initialised: bool) -> None:
+        self.initialised = initialised
+        self.reserved = [300, 50]
+
+    def is_initialized(self) -> bool:
+        return self.initialised
+
+    def device_count(self) -> int:
+        assert self.initialised, "asking would initialise"
+        return len(self.reserved)
+
+    def memory_reserved(self, device: int) -> int:
+        return self.reserved[device]
+
+    def empty_cache(self) -> None:
+        self.reserved = [100, 50]
+
+
+def test_torchs_cache_is_given_back_where_it_computes_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=_Cuda(initialised=True)))
+    assert empty_device_cache() == 200
+    assert empty_device_cache() == 0
+
+
+def test_torch_is_neither_imported_nor_initialised_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=_Cuda(initialised=False)))
+    assert empty_device_cache() == 0
+    monkeypatch.delitem(sys.modules, "torch")
+    assert empty_device_cache() == 0
+    assert "torch" not in sys.modules

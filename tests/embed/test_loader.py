@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,13 @@ import pytest
 from embank.embed.engine import Encoded, LoadRequest
 from embank.embed.loader import Loader
 from embank.embed.model import Fingerprint, Kind
-from embank.embed.resident import IDLE_S
+from embank.embed.resident import IDLE_S, ModelState
 from embank.embed.settings import Settings
 from embank.errors import EmbeddingFailed, InvalidInput, ModelFileError, ModelNotFound
 from embank.events.kinds import (
     Event,
+    MemoryRecovered,
+    ModelIdled,
     ModelLoaded,
     ModelLoadFailed,
     ModelLoadProgressed,
@@ -25,6 +28,8 @@ from embank.events.kinds import (
     ModelUnloaded,
 )
 from embank.memory.governor import Governor
+from embank.memory.recovery import Recovery
+from embank.memory.recovery_settings import Settings as RecoverySettings
 from embank.testing.fakes import HashModel
 
 if TYPE_CHECKING:
@@ -105,11 +110,13 @@ class Factory:
         self.may_load = threading.Event()
         self.may_load.set()
         self.weights = "w"
+        self.steps = [(0.5, "half way")]
         self.engines: list[SlowEngine] = []
 
     def __call__(self, request: LoadRequest) -> SlowEngine:
         self.loads += 1
-        request.on_progress(0.5, "half way")
+        for fraction, step in self.steps:
+            request.on_progress(fraction, step)
         assert self.may_load.wait(10)
         if self.fail_with is not None:
             raise self.fail_with
@@ -143,6 +150,11 @@ def name(tmp_path: Path) -> str:
 def slow(factory: Factory, heard: Heard, clock: HandClock, tmp_path: Path) -> Loader:
     settings = Settings(directory=tmp_path / "models")
     return Loader(settings, stream=heard, clock=clock, engine_of=lambda _engine: factory)
+
+
+def state_of(loader: Loader) -> ModelState:
+    """Of the model that was asked for first."""
+    return loader.states()[0]
 
 
 def statuses(loader: Loader) -> dict[str, str]:
@@ -224,6 +236,262 @@ def test_a_load_shows_how_far_it_is(slow: Loader, factory: Factory, heard: Heard
     thread.join()
     (state,) = [state for state in slow.states() if state.name == "slow"]
     assert (state.status, state.used_bytes) == ("ready", 5_000_000)
+
+
+def test_progress_goes_up_and_ends_at_one(slow: Loader, factory: Factory, name: str) -> None:
+    told: list[tuple[str, float, str]] = []
+    factory.steps = [(0.2, "first"), (0.6, "second"), (0.3, "a step back"), (0.9, "opening")]
+    slow.get(name, on_progress=lambda *said: told.append(said))
+    assert told == [
+        ("slow", 0.2, "first"),
+        ("slow", 0.6, "second"),
+        ("slow", 0.6, "a step back"),
+        ("slow", 0.9, "opening"),
+        ("slow", 1.0, "ready"),
+    ]
+    told.clear()
+    slow.get(name, on_progress=lambda *said: told.append(said))
+    assert told == [("slow", 1.0, "ready")], "whoever comes later is told that it is done"
+
+
+def test_a_loaders_callback_is_told_of_every_load(factory: Factory, tmp_path: Path, name: str) -> None:
+    told: list[float] = []
+    loader = Loader(
+        Settings(directory=tmp_path),
+        engine_of=lambda _engine: factory,
+        on_progress=lambda _name, fraction, _step: told.append(fraction),
+    )
+    loader.get(name)
+    loader.unload(name)
+    loader.get(name)
+    assert told == [0.5, 1.0, 0.5, 1.0]
+    loader.close()
+
+
+def test_a_callback_that_raises_is_logged_once_and_breaks_nothing(
+    slow: Loader, factory: Factory, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[float] = []
+
+    def broken(_: str, fraction: float, __: str) -> None:
+        calls.append(fraction)
+        raise ValueError("no such bar")
+
+    factory.steps = [(0.2, "first"), (0.6, "second")]
+    assert slow.get(name, on_progress=broken).embed(["abc"]).shape == (1, 2)
+    assert calls == [0.2]
+    assert caplog.text.count("a callback for the loading of slow failed") == 1
+
+
+def test_who_waits_for_anothers_load_hears_of_it(slow: Loader, factory: Factory, heard: Heard, name: str) -> None:
+    factory.may_load.clear()
+    told: list[float] = []
+    first = threading.Thread(target=slow.get, args=(name,))
+    first.start()
+    while not heard.count(ModelLoadProgressed):
+        pass
+    joined = threading.Event()
+
+    def listen(_: str, fraction: float, __: str) -> None:
+        told.append(fraction)
+        joined.set()
+
+    second = threading.Thread(target=lambda: slow.get(name, on_progress=listen))
+    second.start()
+    assert joined.wait(10)
+    factory.may_load.set()
+    first.join()
+    second.join()
+    assert told == [0.5, 1.0]
+    assert factory.loads == 1
+
+
+def test_a_state_reads_as_a_sentence(slow: Loader, factory: Factory, clock: HandClock, name: str) -> None:
+    assert {str(state) for state in slow.states()} == {"absent"}
+    factory.fail_with = ModelFileError("weights are damaged")
+    with pytest.raises(ModelFileError):
+        slow.get(name)
+    assert str(state_of(slow)) == "failed: weights are damaged"
+    factory.fail_with = None
+    model = slow.get(name)
+    factory.engines[0].may_compute.clear()
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(model.embed, ["abc"]) for _ in range(2)]
+        while state_of(slow).users < 2:
+            pass
+        assert (str(state_of(slow)), state_of(slow).last_used_s) == ("ready", 0.0)
+        factory.engines[0].may_compute.set()
+        for answer in answers:
+            answer.result()
+    clock.seconds += 59
+    state = state_of(slow)
+    assert (state.status, state.last_used_s, state.users) == ("ready", 59.0, 0)
+    assert (state.engine, state.device, state.pinned) == ("slow", "cpu", False)
+    clock.seconds += 2
+    assert state_of(slow).status == "idle"
+    model.embed(["abc"])
+    assert state_of(slow).status == "ready"
+
+
+def test_a_loaded_model_tells_its_engine_and_device(slow: Loader, heard: Heard, name: str) -> None:
+    slow.get(name)
+    (loaded,) = [event for event in heard.events if isinstance(event, ModelLoaded)]
+    assert (loaded.engine, loaded.device) == ("slow", "cpu")
+
+
+# --- idleness -------------------------------------------------------------------------------------------------------
+
+
+def keeping(factory: Factory, heard: Heard, clock: HandClock, **settings: object) -> Loader:
+    made = Settings.model_validate({"keep_alive_s": 300, **settings})
+    return Loader(made, stream=heard, clock=clock, engine_of=lambda _engine: factory)
+
+
+def closings(factory: Factory) -> list[bool]:
+    """Of each engine that was opened, whether it was closed."""
+    return [engine.closed for engine in factory.engines]
+
+
+def watching() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "embank-idle"}
+
+
+def look(loader: Loader) -> None:
+    """Have the thread that watches for idleness look, and wait until it has."""
+    looked = threading.Event()
+    rest = loader._residents
+
+    def residents() -> Any:
+        models = rest()
+        # The watch asks each model in turn; this one comes last.
+        return [*models, SimpleNamespace(rest=lambda _: looked.set())]
+
+    loader._idle._models = residents
+    loader._idle.wake()
+    assert looked.wait(10)
+    loader._idle._models = rest
+
+
+def test_a_model_nobody_uses_is_let_go_and_comes_back(
+    factory: Factory, heard: Heard, clock: HandClock, name: str
+) -> None:
+    threads = set(threading.enumerate())
+    loader = keeping(factory, heard, clock)
+    model = loader.get(name)
+    before = model.embed(["abc"])
+    clock.seconds += 299
+    look(loader)
+    assert (state_of(loader).status, heard.count(ModelIdled)) == ("idle", 1)
+    model.embed(["abc"])
+    clock.seconds += 299
+    look(loader)
+    assert closings(factory) == [False], "it counts from the last use"
+    clock.seconds += 1
+    look(loader)
+    assert closings(factory) == [True]
+    assert state_of(loader).status == "absent"
+    (unloaded,) = [event for event in heard.events if isinstance(event, ModelUnloaded)]
+    assert (unloaded.model, unloaded.freed_bytes, unloaded.why) == ("slow", 5_000_000, "idle")
+    assert np.array_equal(model.embed(["abc"]), before), "the next request is answered"
+    assert factory.loads == 2
+    loader.close()
+    assert not watching() - threads
+
+
+def test_a_model_in_use_is_never_let_go_for_idleness(
+    factory: Factory, heard: Heard, clock: HandClock, name: str
+) -> None:
+    loader = keeping(factory, heard, clock)
+    model = loader.get(name)
+    engine = factory.engines[0]
+    engine.may_compute.clear()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(model.embed, ["abc"])
+        assert engine.computing.wait(10)
+        clock.seconds += 1000
+        look(loader)
+        assert not engine.closed
+        engine.may_compute.set()
+        assert answer.result().shape == (1, 2)
+    loader.close()
+
+
+def test_a_model_may_stay_for_ever(factory: Factory, heard: Heard, clock: HandClock, name: str) -> None:
+    loader = keeping(factory, heard, clock, keep_alive_s=None)
+    loader.get(name)
+    clock.seconds += 1e6
+    look(loader)
+    assert not factory.engines[0].closed
+    assert heard.count(ModelIdled) == 1
+    loader.close()
+
+
+def test_one_thread_watches_all_models(factory: Factory, heard: Heard, clock: HandClock, tmp_path: Path) -> None:
+    threads = set(threading.enumerate())
+    loader = keeping(factory, heard, clock)
+    for word in ("a", "b", "c"):
+        (tmp_path / word).mkdir()
+        loader.get(str(tmp_path / word))
+        clock.seconds += 100
+    assert len(watching() - threads) == 1
+    look(loader)
+    assert [engine.closed for engine in factory.engines] == [True, False, False]
+    clock.seconds += 100
+    look(loader)
+    assert [engine.closed for engine in factory.engines] == [True, True, False]
+    loader.close()
+
+
+def test_a_pinned_model_stays_and_is_the_last_under_pressure(
+    factory: Factory, heard: Heard, clock: HandClock, tmp_path: Path
+) -> None:
+    other, pinned = tmp_path / "other", tmp_path / "pinned"
+    other.mkdir()
+    pinned.mkdir()
+    governor = Governor(1 << 40, clock=clock)
+    settings = Settings.model_validate({"keep_alive_s": 3000, "pinned": [str(pinned)]})
+    loader = Loader(settings, governor=governor, stream=heard, clock=clock, engine_of=lambda _engine: factory)
+    loader.get(str(pinned))
+    loader.get(str(other))
+    assert [state.pinned for state in loader.states()[:2]] == [True, False]
+    clock.seconds += 1000
+    governor.relieve(1)
+    assert closings(factory) == [False, True], "the other first, though it came later"
+    clock.seconds += 1e6
+    look(loader)
+    assert closings(factory) == [False, True], "not for idleness"
+    governor.relieve(1)
+    assert closings(factory) == [True, True], "but before memory runs out"
+    whys = [event.why for event in heard.events if isinstance(event, ModelUnloaded)]
+    assert whys == ["pressure", "pressure"]
+    loader.close()
+
+
+def test_a_pin_may_be_an_alias(models_directory: Path, minilm_files: Path) -> None:
+    settings = Settings(directory=models_directory, threads=1, pinned=("all-MiniLM-L6-v2",))
+    loader = Loader(settings)
+    loader.get("minilm")
+    assert state_of(loader).pinned
+    loader.close()
+
+
+def test_a_let_go_model_asks_for_a_clean_up_and_calls_are_watched(
+    factory: Factory, heard: Heard, tmp_path: Path, name: str
+) -> None:
+    said: queue.Queue[Event] = queue.Queue()
+    recovery = Recovery(RecoverySettings(every_calls=3, least_interval_s=0, idle_s=None), publish=said.put)
+    loader = Loader(Settings(directory=tmp_path), stream=heard, recovery=recovery, engine_of=lambda _engine: factory)
+    model = loader.get(name)
+    for _ in range(3):
+        model.embed(["abc"])
+    first = said.get(timeout=10)
+    loader.unload(name)
+    second = said.get(timeout=10)
+    assert isinstance(first, MemoryRecovered)
+    assert isinstance(second, MemoryRecovered)
+    assert (first.trigger, second.trigger) == ("calls", "unload")
+    loader.close()
+    recovery.close()
 
 
 # --- unloading ------------------------------------------------------------------------------------------------------

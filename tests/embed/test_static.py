@@ -12,6 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from embank.embed.loader import Loader
+from embank.embed.model import CountsTokens
 from embank.embed.safetensors import SafetensorsFile
 from embank.errors import InvalidInput
 from embank.testing.models import TEXTS
@@ -73,6 +74,7 @@ def test_an_empty_text_is_the_beginning_of_text_token(loader: Loader, wordllama_
 
 def test_a_text_of_many_thousand_tokens_is_the_mean_of_all(loader: Loader, wordllama_files: Path) -> None:
     model = loader.get("wordllama")
+    assert isinstance(model, CountsTokens)
     text = "alpha beta gamma " * 2000
     assert 4096 < model.count_tokens([text])[0] <= model.max_tokens
     with SafetensorsFile(wordllama_files / "weights/l2_supercat_256.safetensors") as file:

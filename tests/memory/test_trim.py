@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 from tests.memory.machine import MB, StillClock
 
-from embank.memory.trim import Trimmer, free_bytes, supported, trim
+from embank.memory.trim import Free, Trimmer, free_bytes, supported, trim
 
 needs_glibc = pytest.mark.skipif(not supported(), reason=supported().reason or "supported")
 
@@ -21,10 +21,12 @@ class Heap:
 
     free: int | None = 0
     stuck_bytes: int = 0
+    returned_bytes: int = 0
+    """Pages that the allocator's books still count as free, though they went back."""
     trims: int = 0
 
-    def free_bytes(self) -> int | None:
-        return self.free
+    def look(self) -> Free | None:
+        return None if self.free is None else Free(self.free + self.returned_bytes, self.free)
 
     def trim(self) -> bool:
         self.trims += 1
@@ -35,9 +37,7 @@ class Heap:
         return returned
 
     def trimmer(self, clock: StillClock, *, interval_s: float = 10.0) -> Trimmer:
-        return Trimmer(
-            interval_s=interval_s, least_bytes=4 * MB, clock=clock, trim=self.trim, free_bytes=self.free_bytes
-        )
+        return Trimmer(interval_s=interval_s, least_bytes=4 * MB, clock=clock, trim=self.trim, free=self.look)
 
 
 def test_it_trims_only_where_it_pays(clock: StillClock) -> None:
@@ -97,6 +97,31 @@ def test_fragments_that_were_used_and_freed_again_pay_again(clock: StillClock) -
     assert not trimmer.run()
     heap.free, heap.stuck_bytes = 30 * MB, 0
     assert trimmer.run()
+
+
+def test_a_heap_that_was_used_and_freed_between_two_looks_pays_again(clock: StillClock) -> None:
+    heap = Heap(free=27 * MB, stuck_bytes=3 * MB)
+    trimmer = heap.trimmer(clock)
+    assert trimmer.run()
+    heap.returned_bytes = 24 * MB
+    clock.sleep(60)
+    assert not trimmer.run(), "by the books as much is free as before, but it went back"
+    heap.returned_bytes, heap.free = 0, 27 * MB
+    clock.sleep(60)
+    assert trimmer.run()
+
+
+def test_blocks_that_were_never_touched_hide_nothing_that_comes_later(clock: StillClock) -> None:
+    heap = Heap(free=20 * MB)
+    trimmer = heap.trimmer(clock)
+    trimmer.run()
+    clock.sleep(60)
+    heap.free, heap.returned_bytes = -280 * MB, 300 * MB  # a runtime reserved 300 MB and uses little of it
+    trimmer.run()
+    assert heap.trims == 1
+    heap.free, heap.returned_bytes = -270 * MB, 300 * MB
+    trimmer.run()
+    assert heap.trims == 2
 
 
 def test_where_the_allocator_cannot_tell_the_interval_alone_decides(clock: StillClock) -> None:

@@ -25,6 +25,7 @@ from embank.errors import (
     MemoryBudgetError,
     MissingExtra,
     ModelError,
+    ModelInUse,
     ModelNotFound,
     ProtectedCollectionError,
     SourceError,
@@ -47,7 +48,7 @@ MEANINGS: Mapping[int, str] = {
     UNEXPECTED: "unexpected: a bug, or a demo that fell short",
     USAGE: "wrong usage, input or setting",
     NOT_FOUND: "not found: bank, collection, document or model",
-    REFUSED: "bank locked by another process, read-only or protected",
+    REFUSED: "bank locked by another process, read-only or protected; model in use",
     MEMORY: "does not fit into the memory budget",
     STORAGE: "storage full, damaged, unreadable or of a newer format",
     MODEL: "the model failed or its files are damaged",
@@ -58,6 +59,7 @@ MEANINGS: Mapping[int, str] = {
 # The first class that fits decides, so a branch stands after its leaves.
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ModelNotFound, NOT_FOUND),
+    (ModelInUse, REFUSED),
     (ModelError, MODEL),
     (BankNotFound, NOT_FOUND),
     (CollectionNotFound, NOT_FOUND),

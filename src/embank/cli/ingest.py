@@ -98,7 +98,7 @@ def add(
         raise InvalidInput("give --text or --file, not both")
     given = json_object(metadata, flag="--metadata", example='{"year": 2024}') if metadata is not None else {}
     content = _text(text, file)
-    with open_bank(invocation, "create") as bank:
+    with open_bank(invocation, "create", tells_loads=True) as bank:
         from embank.source.jsonl import content_id
 
         name = content_id(content) if id is None else id
@@ -141,10 +141,10 @@ class _Run:
             raise typer.Exit(errors.INTERRUPTED) from error
 
     def _index(self, bank: OpenBank, named: Named) -> None:
-        from embank.cli.progress import Progress, showing
+        from embank.cli.progress import LOADS, Progress, showing
 
         progress = Progress(named.name, bank.memory)
-        with showing(progress):
+        with bank.events.subscribe(progress.hear, kinds=LOADS), showing(progress):
             report = bank.collection(self._collection).index(
                 named.make, prune=self._prune, on_progress=progress.update, on_commit=self._committed
             )

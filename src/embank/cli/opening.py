@@ -16,6 +16,7 @@ from embank.registry import nearest
 if TYPE_CHECKING:
     from embank.bank import Collection
     from embank.cli.options import Invocation
+    from embank.events.stream import Stream
     from embank.memory.governor import MemorySnapshot
     from embank.store.protocol import CollectionInfo
 
@@ -35,10 +36,16 @@ class OpenBank(Protocol):
 
     def memory(self) -> MemorySnapshot: ...
 
+    @property
+    def events(self) -> Stream: ...
+
 
 @contextmanager
-def open_bank(invocation: Invocation, use: Use) -> Iterator[OpenBank]:
+def open_bank(invocation: Invocation, use: Use, *, tells_loads: bool = False) -> Iterator[OpenBank]:
     """The bank of this invocation, open until the block ends.
+
+    `tells_loads`: standard error says that a model is being loaded where that takes long, for commands that show no
+    progress of their own.
 
     Raises `BankNotFound` unless `use` is "create", and `BankLocked`, unless it is "read", where another process writes.
     """
@@ -50,14 +57,16 @@ def open_bank(invocation: Invocation, use: Use) -> Iterator[OpenBank]:
 
         check_format(invocation.bank)
     opened = open_local(invocation.bank, config=config, read_only=use == "read", own_process=True)
-    with opened:
+    from embank.cli.loading import telling_loads
+
+    with opened, telling_loads(opened.events, quiet=invocation.as_json or not tells_loads):
         yield opened
 
 
 @contextmanager
-def open_collection(invocation: Invocation, name: str, use: Use) -> Iterator[Collection]:
+def open_collection(invocation: Invocation, name: str, use: Use, *, tells_loads: bool = False) -> Iterator[Collection]:
     """A collection that exists, open until the block ends; `CollectionNotFound` where there is none of that name."""
-    with open_bank(invocation, use) as bank:
+    with open_bank(invocation, use, tells_loads=tells_loads) as bank:
         collection = bank.collection(name)
         if collection.stats() is None:
             raise _no_collection(bank, name)

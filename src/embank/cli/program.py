@@ -11,7 +11,21 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit
 
-from embank.cli import config, demo, documents, errors, ingest, models, search, stats
+from embank.cli import (
+    bench_models,
+    config,
+    demo,
+    documents,
+    errors,
+    ingest,
+    model_files,
+    model_use,
+    models,
+    reduce,
+    reembed,
+    search,
+    stats,
+)
 from embank.registry import import_path
 
 _HELP = """
@@ -126,6 +140,7 @@ _TRY, _WRITE, _READ, _SET_UP = "See it work", "Put documents in", "Get answers o
 app.command("demo", rich_help_panel=_TRY)(demo.demo)
 app.command("index", rich_help_panel=_WRITE)(ingest.index)
 app.command("add", rich_help_panel=_WRITE)(ingest.add)
+app.command("reembed", rich_help_panel=_WRITE)(reembed.reembed)
 app.command("delete", rich_help_panel=_WRITE)(documents.delete)
 app.command("search", rich_help_panel=_READ)(search.search)
 app.command("get", rich_help_panel=_READ)(documents.get)
@@ -135,8 +150,20 @@ app.command("stats", rich_help_panel=_READ)(stats.stats)
 
 _models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
 _models.command("list")(models.list_)
-_models.command("pull")(models.pull)
+_models.command("pull")(model_files.pull)
+_models.command("warm")(model_use.warm)
+_models.command("convert")(model_use.convert)
+_models.command("prune")(model_files.prune)
+_models.command("outdated")(model_files.outdated)
+_models.command("update")(model_files.update)
+_models.command("bench")(bench_models.bench)
 app.add_typer(_models, name="models", rich_help_panel=_SET_UP)
+
+_reduce = typer.Typer(no_args_is_help=True, help="Vectors in fewer bytes, and what that does to the answers.")
+_reduce.command("evaluate")(reduce.evaluate)
+_reduce.command("fit")(reduce.fit)
+_reduce.command("apply")(reduce.apply)
+app.add_typer(_reduce, name="reduce", rich_help_panel=_WRITE)
 
 _config = typer.Typer(no_args_is_help=True, help="Settings and where they come from.")
 _config.command("show")(config.show)

@@ -45,7 +45,7 @@ def search(
 
     [bold]embank search "silt" -c rivers --where '{"year": {"$gte": 2020}}' --mode lexical[/bold]
     """
-    with open_collection(invocation, collection, "read") as opened:
+    with open_collection(invocation, collection, "read", tells_loads=True) as opened:
         started_s = time.perf_counter()
         hits = opened.search(query, k=k, where=parsed_where(where), mode=cast("Mode | None", mode))
         seconds = time.perf_counter() - started_s

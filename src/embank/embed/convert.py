@@ -1,9 +1,10 @@
 """The converting child: `python -m embank.embed.convert --source FOLDER --target FOLDER --precision int8`.
 
-Writes model.bin, config.json and vocabulary.json for CTranslate2 and a copy of the tokenizer into an existing, empty
-folder, with fsync, and prints JSON lines: `{"fraction", "step"}` as it goes, at last `{"done", "peak_bytes", "files"}`
-or `{"error", "fields"}` (exit status 3). It runs as a process of its own so that its memory is gone when it is done,
-and it imports numpy at most: neither ctranslate2 nor torch.
+Writes model.bin, config.json and vocabulary.json for CTranslate2, or with `--form onnx` an ONNX graph and its weights,
+and a copy of the tokenizer into an existing, empty folder, with fsync, and prints JSON lines: `{"fraction", "step"}` as
+it goes, at last `{"done", "peak_bytes", "files", "facts"}` or `{"error", "fields"}` (exit status 3). It runs as a
+process of its own so that its memory is gone when it is done, and it imports numpy at most, for ONNX its package, too:
+no runtime and no torch.
 
 Does not verify, name, lock or move anything: `embank.embed.converted` does.
 """
@@ -18,13 +19,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, cast
 
 from embank.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from embank.embed.ctformat import Precision
     from embank.embed.folder import BertShape
+    from embank.embed.model import Precision
+
+Form = Literal["ct2", "onnx"]
+Files = dict[str, dict[str, int | str]]
 
 FAILED_STATUS = 3
 
@@ -37,15 +41,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m embank.embed.convert", description=__doc__)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--target", type=Path, required=True)
-    parser.add_argument("--precision", choices=("int8", "float32"), required=True)
+    parser.add_argument("--precision", choices=("int8", "float32", "float16"), required=True)
+    parser.add_argument("--form", choices=("ct2", "onnx"), default="ct2")
     given = parser.parse_args(arguments)
     peak = _Peak()
     try:
-        files = convert(given.source, given.target, given.precision, on_progress=_reporter(), on_write=peak.sample)
+        files, facts = convert(
+            given.source,
+            given.target,
+            given.precision,
+            form=given.form,
+            on_progress=_reporter(),
+            on_write=peak.sample,
+        )
     except ModelFileError as error:
         _say(error=error.message, fields={key: str(value) for key, value in error.fields.items()})
         return FAILED_STATUS
-    _say(done=True, peak_bytes=peak.bytes, files=files)
+    _say(done=True, peak_bytes=peak.bytes, files=files, facts=facts)
     return 0
 
 
@@ -54,37 +66,73 @@ def convert(
     target: Path,
     precision: Precision,
     *,
+    form: Form = "ct2",
     on_progress: Callable[[float, str], None],
     on_write: Callable[[], None] = lambda: None,
-) -> dict[str, dict[str, int | str]]:
-    """Convert `source` into the empty folder `target`; the bytes and the BLAKE2b-256 of each file written.
+) -> tuple[Files, dict[str, Any]]:
+    """Convert `source` into the empty folder `target`.
 
-    `on_write` is called at each write to the model's file, when a block is in hand. Raises `ModelFileError` when the
-    source is damaged or of another architecture, `OSError` when the target
-    can't be written.
+    Answers the bytes and the BLAKE2b-256 of each file written, and what was learned of an exported model. `on_write` is
+    called at each write to the model's file, when a block is in hand. Raises `ModelFileError` when the source is
+    damaged or not understood, `OSError` when the target can't be written.
     """
-    from embank.embed.ctformat import bert_variables, write_model
-    from embank.embed.folder import TOKENIZER, WEIGHTS, read_shape
-    from embank.embed.safetensors import SafetensorsFile
+    from embank.embed.folder import TOKENIZER
 
-    shape = read_shape(source)
-    files = {}
-    with SafetensorsFile(source / WEIGHTS) as weights:
-        variables = bert_variables(shape, weights)
-        with _Written(target / "model.bin", on_write) as out:
-            write_model(out, weights, variables, precision, on_progress=on_progress)
-        files["model.bin"] = out.facts
-    for name, content in _companions(shape).items():
-        with _Written(target / name) as out:
-            out.write(content)
-        files[name] = out.facts
+    write = _write_onnx if form == "onnx" else _write_ct2
+    files, facts = write(source, target, precision, on_progress, on_write)
     tokenizer = source / TOKENIZER
     if not tokenizer.is_file():
         raise ModelFileError(f"the model has no tokenizer: {tokenizer} is missing", path=str(tokenizer))
     with tokenizer.open("rb") as given, _Written(target / TOKENIZER) as out:
         shutil.copyfileobj(given, out)
     files[TOKENIZER] = out.facts
-    return files
+    return files, facts
+
+
+def _write_ct2(
+    source: Path,
+    target: Path,
+    precision: Precision,
+    on_progress: Callable[[float, str], None],
+    on_write: Callable[[], None],
+) -> tuple[Files, dict[str, Any]]:
+    from embank.embed import ctformat
+    from embank.embed.folder import WEIGHTS, read_shape
+    from embank.embed.safetensors import SafetensorsFile
+
+    if precision not in ("int8", "float32"):
+        raise ModelFileError(f"CTranslate2's files are written in int8 and float32, not in {precision}")
+    shape = read_shape(source)
+    files: Files = {}
+    with SafetensorsFile(source / WEIGHTS) as weights:
+        variables = ctformat.bert_variables(shape, weights)
+        with _Written(target / "model.bin", on_write) as out:
+            ctformat.write_model(out, weights, variables, precision, on_progress=on_progress)
+        files["model.bin"] = out.facts
+    for name, content in _companions(shape).items():
+        with _Written(target / name) as out:
+            out.write(content)
+        files[name] = out.facts
+    return files, {}
+
+
+def _write_onnx(
+    source: Path,
+    target: Path,
+    precision: Precision,
+    on_progress: Callable[[float, str], None],
+    on_write: Callable[[], None],
+) -> tuple[Files, dict[str, Any]]:
+    from embank.embed.onnxconvert import MODEL_FILE, write_graph
+    from embank.embed.onnxfile import DATA_FILE
+
+    # bfloat16 is computed from float32 weights, and is never a file's.
+    stored = cast('Literal["int8", "float32", "float16"]', precision)
+    with _Written(target / DATA_FILE, on_write) as data:
+        content, facts = write_graph(source, data, stored, on_progress=on_progress)
+    with _Written(target / MODEL_FILE) as out:
+        out.write(content)
+    return {DATA_FILE: data.facts, MODEL_FILE: out.facts}, facts
 
 
 def _companions(shape: BertShape) -> dict[str, bytes]:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embank.embed import batching
-from embank.embed.converted import ensure_converted
+from embank.embed.converted import ensure_converted, needed_sources
 from embank.embed.device import resolve_device
 from embank.embed.engine import Unheard
 from embank.embed.folder import TOKENIZER, WEIGHTS
+from embank.embed.inuse import Hold, hold
 from embank.embed.manifest import Manifest, size_bytes
+from embank.embed.matryoshka import check_dimensions
 from embank.embed.model import Fingerprint
 from embank.embed.tokens import Tokens
 from embank.embed.verify import check_against_reference
@@ -71,7 +73,9 @@ def load(request: LoadRequest) -> Engine:
     shared = request.settings.padded_tokens // threads
     batch_tokens = min(max(shared, _LEAST_BATCH_TOKENS), _MOST_BATCH_TOKENS)
 
-    def open_within_budget(folder: Path, manifest: Manifest) -> Ct2Engine:
+    split = request.settings.long_texts == "split"
+
+    def open_within_budget(folder: Path, manifest: Manifest, *, split: bool, held: Hold | None = None) -> Ct2Engine:
         # Held while it opens: from then on the reading of the process, and `used_bytes`, have it.
         with request.budget.reserve(f"load {request.name}", _loaded_bytes(manifest, precision), wait_s=_WAIT_S):
             return Ct2Engine(
@@ -80,11 +84,13 @@ def load(request: LoadRequest) -> Engine:
                 device=device,
                 threads=threads,
                 batch_tokens=batch_tokens,
-                split=request.settings.long_texts == "split",
+                split=split,
+                held=held,
             )
 
     def verify(folder: Path, manifest: Manifest) -> None:
-        engine = open_within_budget(folder, manifest)
+        # The reference vectors are of truncated texts, whatever is done with long ones later.
+        engine = open_within_budget(folder, manifest, split=False)
         try:
             check_against_reference(
                 request.name,
@@ -94,16 +100,18 @@ def load(request: LoadRequest) -> Engine:
         finally:
             engine.close()
 
-    folder, manifest = ensure_converted(request, verify=verify)
-    dimension = manifest.description.dimension
-    if request.settings.dimensions not in (None, dimension):
-        raise InvalidInput(
-            f"the model {request.name!r} was not trained to be cut to {request.settings.dimensions} dimensions: "
-            f"leave embed.dimensions empty, or set it to {dimension}",
-            value=request.settings.dimensions,
-        )
-    request.on_progress(0.85, "opening")
-    return open_within_budget(folder, manifest)
+    while True:
+        folder, manifest = ensure_converted(request, verify=verify)
+        held = hold(folder, *needed_sources(request), directory=request.models_directory)
+        if held is not None:  # None: pruned by another process right after it was checked
+            break
+    try:
+        check_dimensions(request, manifest.description.dimension)
+        request.on_progress(0.85, "opening")
+        return open_within_budget(folder, manifest, split=split, held=held)
+    except BaseException:
+        held.close()
+        raise
 
 
 class Ct2Engine:
@@ -123,8 +131,11 @@ class Ct2Engine:
         threads: int,
         batch_tokens: int,
         split: bool = False,
+        held: Hold | None = None,
     ) -> None:
+        """`held` keeps the files from being removed; it is let go with the model."""
         description = manifest.description
+        self._held = held
         self.device = device
         self._precision: Precision = "int8" if manifest.precision == "int8" else "float32"
         self._manifest = manifest
@@ -139,7 +150,11 @@ class Ct2Engine:
         self.length_step = _LENGTH_STEP
         self.fingerprint = replace(_fingerprint(manifest), long_texts="split" if split else "truncate")
         self._tokens: Tokens | None = Tokens(
-            folder / TOKENIZER, max_tokens=description.max_tokens, lower_case=description.lower_case, split=split
+            folder / TOKENIZER,
+            max_tokens=description.max_tokens,
+            lower_case=description.lower_case,
+            split=split,
+            vocabulary=manifest.bert_shape.vocabulary,
         )
         self._encoder = _open_encoder(folder, _COMPUTE_TYPES[self._precision], threads, device)
 
@@ -151,7 +166,7 @@ class Ct2Engine:
 
     def batch_bytes(self, rows: int, width: int) -> int:
         """Measured on MiniLM: states, the widest layer twice, and attention scores, in float32."""
-        shape = self._manifest.shape
+        shape = self._manifest.bert_shape
         token_bytes = 4 * (6 * shape.hidden + 2 * shape.intermediate) + 8 * shape.heads * width
         return rows * width * token_bytes
 
@@ -160,7 +175,7 @@ class Ct2Engine:
 
         lengths = np.fromiter((len(ids) for ids in batch), dtype=np.int32, count=len(batch))
         width = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
-        padded = np.zeros((len(batch), min(width, self._manifest.shape.positions)), dtype=np.int32)
+        padded = np.zeros((len(batch), min(width, self._manifest.bert_shape.positions)), dtype=np.int32)
         for row, ids in zip(padded, batch, strict=True):
             row[: len(ids)] = ids
         encoder = self._encoder
@@ -190,6 +205,8 @@ class Ct2Engine:
         encoder, self._encoder, self._tokens = self._encoder, None, None
         if encoder is not None:
             encoder.unload_model()
+        if self._held is not None:
+            self._held.close()
 
     def _tokenizer(self) -> Tokens:
         if self._tokens is None:

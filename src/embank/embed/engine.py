@@ -124,7 +124,8 @@ class Engine(Protocol):
 class LoadRequest:
     """All that an engine's `load` is told. `folder` holds the source files; None: only a converted copy may be here.
 
-    `device` is as the user wrote it; the engine resolves it with `embank.embed.device.resolve_device`.
+    `device` is as the user wrote it; the engine resolves it with `embank.embed.device.resolve_device`. `anew` has a
+    converted copy made again, even if one is there, whole.
     """
 
     name: str
@@ -137,6 +138,7 @@ class LoadRequest:
     budget: Budget
     publisher: Publisher
     on_progress: OnProgress
+    anew: bool = False
 
 
 class Unbudgeted:

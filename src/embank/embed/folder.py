@@ -1,15 +1,16 @@
 """What a model's own folder says about it: architecture, pooling, length, case, prompts.
 
 Covers the layout that sentence-transformers writes (config.json, tokenizer.json, model.safetensors, modules.json,
-1_Pooling/config.json, sentence_bert_config.json, config_sentence_transformers.json) for the BERT architecture, and a
-plain folder without modules.json, which is pooled by mean as sentence-transformers does. Reads no weights. What it does
-not know it refuses by name: a model read half right gives vectors that look fine and are wrong.
+1_Pooling/config.json, sentence_bert_config.json, config_sentence_transformers.json) for the BERT architecture and for
+models of any architecture that were exported to ONNX, and a plain folder without modules.json, which is pooled by mean
+as sentence-transformers does. Reads no weights. What it does not know it refuses by name: a model read half right gives
+vectors that look fine and are wrong.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
@@ -20,12 +21,19 @@ Pooling = Literal["mean", "cls"]
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+ONNX_FILES = ("onnx/model.onnx", "model.onnx")
+"""Where an exported model lies in its folder; the first that is there counts."""
+ONNX_DATA_SUFFIXES = ("_data", ".data")
+"""What follows an exported model's name in that of the file beside it which holds its weights, if one does."""
 
 # The numbers are CTranslate2's enum (include/ctranslate2/ops/activation.h).
 ACTIVATIONS = {
     "relu": 0, "gelu_fast": 1, "gelu_new": 1, "gelu_pytorch_tanh": 1,
     "silu": 2, "swish": 2, "gelu": 3, "gelu_python": 3, "quick_gelu": 4,
 }  # fmt: skip
+
+# These number a text's positions from the padding token's number onwards.
+_POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "data2vec-text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +53,38 @@ class BertShape:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """How a model turns text into a vector. `max_tokens` counts the special tokens, too."""
+    """How a model turns text into a vector. `max_tokens` counts the special tokens, too.
+
+    Of an exported model: the pooling `graph` is its own, which answers one row a text; `pad_token` stands where there
+    is no text; `vocabulary` is how many tokens it knows, None where no file says so.
+    """
 
     dimension: int
     max_tokens: int
-    pooling: Pooling
+    pooling: Pooling | Literal["graph"]
     lower_case: bool = False
     query_prefix: str = ""
     passage_prefix: str = ""
+    pad_token: int = 0
+    vocabulary: int | None = None
+
+
+def onnx_file(folder: Path) -> str | None:
+    """The exported model in a folder, by its path from there; None where there is none."""
+    return next((name for name in ONNX_FILES if (folder / name).is_file()), None)
+
+
+def is_bert(folder: Path) -> bool:
+    """Whether the folder's configuration says that it holds a BERT encoder."""
+    path = folder / "config.json"
+    return path.is_file() and read_json(path).get("model_type") == "bert"
+
+
+def own_engine(folder: Path | None) -> str:
+    """The engine that a folder's files are for: onnx where only an exported model can be opened, else ct2."""
+    if folder is None or onnx_file(folder) is None:
+        return "ct2"
+    return "ct2" if (folder / WEIGHTS).is_file() and is_bert(folder) else "onnx"
 
 
 def read_shape(folder: Path) -> BertShape:
@@ -84,7 +116,29 @@ def read_shape(folder: Path) -> BertShape:
 
 def read_description(folder: Path, shape: BertShape) -> Description:
     """Pooling, length, case and prompts as the folder's configuration files state them."""
-    pooling = _read_pooling(folder)
+    return _describe(folder, shape.hidden, shape.positions, _read_pooling(folder))
+
+
+def read_exported_description(folder: Path, *, dimension: int, pooled: bool) -> Description:
+    """The same of a model exported to ONNX, whose output has `dimension` and is `pooled` or has a row a token.
+
+    Raises `ModelFileError` where no file says how long a text may be.
+    """
+    path = folder / "config.json"
+    config = read_json(path) if path.exists() else {}
+    pad = config.get("pad_token_id")
+    pad = pad if type(pad) is int and pad >= 0 else 0
+    positions = config.get("max_position_embeddings")
+    if positions is not None and (type(positions) is not int or positions < 3):
+        _refuse(path, f"has the impossible max_position_embeddings {positions!r}")
+    if positions is not None and config.get("model_type") in _POSITIONS_BEHIND_PADDING:
+        positions -= pad + 1
+    described = _describe(folder, dimension, positions, "graph" if pooled else _read_pooling(folder))
+    vocabulary = config.get("vocab_size")
+    return replace(described, pad_token=pad, vocabulary=vocabulary if type(vocabulary) is int else None)
+
+
+def _describe(folder: Path, dimension: int, positions: int | None, pooling: Pooling | Literal["graph"]) -> Description:
     sentence_path = folder / "sentence_bert_config.json"
     sentence = read_json(sentence_path) if sentence_path.exists() else {}
     length = sentence.get("max_seq_length")
@@ -92,10 +146,13 @@ def read_description(folder: Path, shape: BertShape) -> Description:
         length = _tokenizer_length(folder)
     if length is not None and (type(length) is not int or length < 3):
         _refuse(sentence_path, f"has the impossible max_seq_length {length!r}")
+    limits = [limit for limit in (length, positions) if limit is not None]
+    if not limits:
+        _refuse(sentence_path, "is missing or has no max_seq_length, and no other file says how long a text may be")
     query, passage = _read_prompts(folder)
     return Description(
-        dimension=shape.hidden,
-        max_tokens=shape.positions if length is None else min(length, shape.positions),
+        dimension=dimension,
+        max_tokens=min(limits),
         pooling=pooling,
         lower_case=bool(sentence.get("do_lower_case", False)),
         query_prefix=query,

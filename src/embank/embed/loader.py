@@ -1,7 +1,7 @@
 """Models by name, each opened once in a process however many threads ask.
 
 Covers finding a model's files and engine, handing out one `ResidentModel` per model, precision and dimension,
-registering it with the governor, and telling how each one stands.
+registering it with the governor, letting it go when nobody used it for long, and telling how each one stands.
 """
 
 from __future__ import annotations
@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, get_args
 
 from embank.embed.adopted import adopt
 from embank.embed.catalog import KNOWN, KnownModel
+from embank.embed.device import empty_device_cache
+from embank.embed.endpoint import PREFIX
 from embank.embed.engine import LoadRequest, Unbudgeted, Unheard
+from embank.embed.folder import own_engine
+from embank.embed.idle import IdleWatch
 from embank.embed.locate import locate, models_directory
+from embank.embed.matryoshka import cut, trained_dimensions
 from embank.embed.model import Precision
+from embank.embed.progress import Progress
 from embank.embed.resident import ModelState, ResidentModel
 from embank.errors import InvalidInput
 from embank.registry import ENGINES, resolve
@@ -24,12 +30,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embank.embed.engine import Budget, Engine, OnProgress, Publisher
+    from embank.embed.locate import Located
     from embank.embed.model import Model
+    from embank.embed.progress import Listener
+    from embank.embed.remote import RemoteModel
+    from embank.embed.remote_settings import Settings as RemoteSettings
     from embank.embed.settings import Settings
+    from embank.embed.worker_settings import Settings as WorkerSettings
     from embank.memory.governor import Governor
+    from embank.memory.recovery import Recovery
     from embank.memory.roster import Registration
 
-_FOLDER_ENGINE = "ct2"
 _OWN_ENGINE = ""
 """Stands for the engine that a model's files are for."""
 
@@ -37,8 +48,9 @@ _OWN_ENGINE = ""
 class Loader:
     """See the module. Thread-safe.
 
-    Without a governor nothing is bounded or registered; without a stream nobody hears of loads. `engine_of` gives the
-    `load` function behind an engine's name; `known` are the models that have one.
+    Without a governor nothing is bounded or registered; without a stream nobody hears of loads, but `on_progress` is
+    told how far each is; `recovery` cleans up after calls. `engine_of` gives the `load` function behind an engine's
+    name; `known` are the models that have one.
     """
 
     def __init__(
@@ -47,20 +59,32 @@ class Loader:
         *,
         governor: Governor | None = None,
         stream: Publisher | None = None,
+        recovery: Recovery | None = None,
         clock: Clock | None = None,
+        on_progress: Listener | None = None,
         known: Mapping[str, KnownModel] = KNOWN,
         engine_of: Callable[[str], Callable[[LoadRequest], Engine]] = lambda name: resolve(ENGINES, name),
+        remote: RemoteSettings | None = None,
+        worker: WorkerSettings | None = None,
     ) -> None:
         self._settings = settings
         self._governor = governor
         self._budget: Budget = governor or Unbudgeted()
         self._publisher: Publisher = stream or Unheard()
+        self._recovery = recovery
         self._clock = clock or SystemClock()
+        self._on_progress = on_progress
         self._known = known
         self._engine_of = engine_of
         self._lock = threading.Lock()
-        self._models: dict[tuple[str, str, str], ResidentModel] = {}
+        self._models: dict[tuple[str, str, str, int], ResidentModel] = {}
+        self._remote_settings = remote
+        self._worker = worker
+        self._remotes: dict[tuple[str, int], RemoteModel] = {}
         self._registrations: list[Registration] = []
+        if recovery is not None:
+            self._registrations.append(recovery.add_hook("empty the device cache", empty_device_cache))
+        self._idle = IdleWatch(self._residents, keep_alive_s=settings.keep_alive_s, clock=self._clock)
 
     @property
     def directory(self) -> Path:
@@ -68,20 +92,43 @@ class Loader:
         return models_directory(self._settings.directory)
 
     def get(
-        self, name: str | None = None, *, precision: Precision | None = None, engine: str | None = None
-    ) -> ResidentModel:
+        self,
+        name: str | None = None,
+        *,
+        precision: Precision | None = None,
+        engine: str | None = None,
+        dimensions: int | None = None,
+        on_progress: Listener | None = None,
+    ) -> ResidentModel | RemoteModel:
         """The model of that name, open and ready; by default the one that the settings name, as they say.
+
+        `dimensions` cuts its vectors, where it was trained for that; 0 leaves them whole, whatever the settings say.
+
+        `remote:NAME` is a model of the endpoint in section `remote`, whatever the precision.
 
         Fifty threads that ask at once get the same object, opened once. Raises `ModelNotFound` for a name that is
         neither known nor a folder and for a known model that is not on this machine, `ModelFileError`,
-        `BudgetExceeded`; after a failure the next call tries again.
+        `BudgetExceeded`; after a failure the next call tries again. `on_progress(name, fraction, step)` is told how
+        far the load is, and 1.0 when the model is ready.
         """
         settings = self._settings
-        model = self._resident(
-            name or settings.model, precision or settings.precision, engine or settings.engine or _OWN_ENGINE
-        )
-        model.warm()
+        wanted = name or settings.model
+        width = (settings.dimensions or 0) if dimensions is None else dimensions
+        if wanted.startswith(PREFIX):
+            remote = self._remote(wanted, engine or (None if name else settings.engine), width)
+            remote.warm()
+            Progress(wanted, self._on_progress, on_progress).tell(1.0, "ready")
+            return remote
+        model = self._resident(wanted, precision or settings.precision, engine or settings.engine or _OWN_ENGINE, width)
+        model.warm(on_progress)
         return model
+
+    def dimensions(self, name: str) -> tuple[int, ...]:
+        """The lengths that the vectors of a model may be cut to, longest first, by its training; it is not loaded."""
+        if name.startswith(PREFIX):
+            return ()
+        located = locate(name, directory=self.directory, known=self._known)
+        return trained_dimensions(located.known, located.folder)
 
     def adopt(self, model: Model, *, normalize: bool = False) -> Model:
         """A user's own model, checked on every answer; see `embank.embed.adopted`."""
@@ -90,36 +137,41 @@ class Loader:
     def states(self) -> list[ModelState]:
         """How every model stands that was asked for so far, and `absent` for the known ones that were not."""
         with self._lock:
-            asked = [model.state() for model in self._models.values()]
+            asked = [model.state() for model in self._all()]
         names = {state.name for state in asked}
         precision = self._settings.precision
         return asked + [ModelState(name, precision, "absent") for name in self._known if name not in names]
 
     def unload(self, name: str) -> int:
         """Let a model go in every precision, where no call uses it; the bytes given up. Its handles stay good."""
+        if name.startswith(PREFIX):
+            remotes = [model for (place, _), model in self._remotes.items() if place == name]
+            return sum(model.unload() for model in remotes)
         located = locate(name, directory=self.directory, known=self._known)
         key = located.name if located.known else str(located.folder)
         with self._lock:
-            models = [model for (place, _, _), model in self._models.items() if place == key]
+            models = [model for (place, *_), model in self._models.items() if place == key]
         return sum(model.unload() for model in models)
 
     def unload_all(self) -> int:
         """Let every model go that no call is using; the bytes given up."""
         with self._lock:
-            models = list(self._models.values())
+            models = self._all()
         return sum(model.unload() for model in models)
 
     def close(self) -> None:
         """Unload everything and leave the governor. A model that is in use stays open until its call returns."""
         with self._lock:
-            models, self._models = list(self._models.values()), {}
+            models = self._all()
+            self._models, self._remotes = {}, {}
             registrations, self._registrations = self._registrations, []
+        self._idle.close()
         for registration in registrations:
             registration.close()
         for model in models:
             model.unload()
 
-    def _resident(self, name: str, precision: Precision, engine: str) -> ResidentModel:
+    def _resident(self, name: str, precision: Precision, engine: str, width: int) -> ResidentModel:
         if precision not in get_args(Precision):
             known = ", ".join(get_args(Precision))
             raise InvalidInput(f"unknown precision {precision!r}: there are {known}", value=precision)
@@ -127,24 +179,71 @@ class Loader:
         place = located.name if located.known else str(located.folder)
         if located.known is not None and len(located.known.precisions) == 1:
             precision = located.known.precisions[0]
-        key = (place, precision, engine)
+        if located.known is not None and width == located.known.dimension:
+            width = 0  # the whole vector: not another model
+        key = (place, precision, engine, width)
         with self._lock:
             model = self._models.get(key)
             if model is None:
                 model = ResidentModel(
                     located.name,
                     precision,
-                    lambda on_progress: self._open(place, precision, engine, on_progress),
+                    lambda on_progress: self._open(place, precision, engine, width, on_progress),
                     budget=self._budget,
                     publisher=self._publisher,
                     clock=self._clock,
+                    recovery=self._recovery,
+                    pinned=self._is_pinned(name, located),
+                    on_progress=self._on_progress,
+                    on_open=self._idle.wake,
                 )
                 self._models[key] = model
                 if self._governor is not None:
                     self._registrations.append(self._governor.register(model, rung="release"))
         return model
 
-    def _open(self, place: str, precision: Precision, engine: str, on_progress: OnProgress) -> Engine:
+    def _is_pinned(self, name: str, located: Located) -> bool:
+        """Whether the settings pin it, by the name asked for, its own, an alias of it or its folder."""
+        names = {name, located.name, str(located.folder)}
+        if located.known is not None:
+            names.update(located.known.aliases)
+        return not names.isdisjoint(self._settings.pinned)
+
+    def _residents(self) -> list[ResidentModel]:
+        with self._lock:
+            return list(self._models.values())
+
+    def _all(self) -> list[ResidentModel | RemoteModel]:
+        return [*self._models.values(), *self._remotes.values()]
+
+    def _remote(self, name: str, engine: str | None, width: int) -> RemoteModel:
+        from embank.embed.remote import RemoteModel
+        from embank.embed.remote_settings import Settings as RemoteSettings
+
+        if engine not in (None, "remote", "auto"):
+            raise InvalidInput(
+                f"the model {name!r} is computed by its endpoint, not by the {engine} engine: leave embed.engine empty",
+                value=engine,
+            )
+        with self._lock:
+            settings = self._remote_settings or RemoteSettings()
+            model_name = name.removeprefix(PREFIX) or settings.model
+            if model_name is None:
+                raise InvalidInput(f"{name!r} names no model: write {PREFIX}NAME, or set remote.model", value=name)
+            key = (PREFIX + model_name, width)
+            if key not in self._remotes:
+                self._remotes[key] = RemoteModel(
+                    model_name,
+                    settings,
+                    dimensions=width or None,
+                    offline=self._settings.offline,
+                    budget=self._budget,
+                    publisher=self._publisher,
+                    clock=self._clock,
+                )
+            return self._remotes[key]
+
+    def _open(self, place: str, precision: Precision, engine: str, width: int, on_progress: OnProgress) -> Engine:
         # Located anew: files may have been pulled, or gone, since the last time.
         located = locate(place, directory=self.directory, known=self._known)
         request = LoadRequest(
@@ -153,11 +252,20 @@ class Loader:
             known=located.known,
             precision=precision,
             device=self._settings.device,
-            settings=self._settings,
+            settings=self._settings.model_copy(update={"dimensions": width or None}),
             models_directory=self.directory,
             budget=self._budget,
             publisher=self._publisher,
             on_progress=on_progress,
         )
-        own = located.known.engine if located.known is not None else _FOLDER_ENGINE
-        return self._engine_of(engine or own)(request)
+        own = located.known.engine if located.known is not None else own_engine(located.folder)
+        if self._settings.isolation == "process":
+            from embank.embed.isolated import open_isolated
+
+            pinned = self._is_pinned(place, located)
+            opened: Engine = open_isolated(
+                engine or own, request, settings=self._worker, pinned=pinned, clock=self._clock
+            )
+        else:
+            opened = self._engine_of(engine or own)(request)
+        return cut(opened, request)

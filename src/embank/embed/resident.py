@@ -1,8 +1,9 @@
 """A model that can be let go and comes back when it is needed: what a user of Embank holds in the hand.
 
 Follows `Model`, `CountsTokens` and the governor's `Consumer`. The engine inside is opened once however many threads ask
-(single flight), is never closed under a call that uses it, and is opened again by the next call after it was unloaded.
-A failed opening is told to everyone who waited for it, and tried anew by the next who asks.
+(single flight), is never closed under a call that uses it, and is opened again by the next call after it was unloaded:
+by hand, under memory pressure, or because nobody used it for long. A failed opening is told to everyone who waited for
+it, and tried anew by the next who asks.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from embank.embed import batching
+from embank.embed.progress import Listener, Progress
 from embank.embed.texts import checked_texts
 from embank.errors import EmbeddingFailed, ModelFileError
 from embank.events.kinds import (
+    ModelIdled,
     ModelLoaded,
     ModelLoadFailed,
     ModelLoadProgressed,
@@ -29,6 +33,7 @@ from embank.events.kinds import (
 if TYPE_CHECKING:
     from embank.embed.engine import Budget, Engine, OnProgress, Publisher
     from embank.embed.model import Fingerprint, Kind, Vectors
+    from embank.memory.recovery import Recovery
     from embank.system.clock import Clock
 
 # A model that was used more recently than this is not idle: it would be needed again before its bytes were.
@@ -37,21 +42,39 @@ IDLE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """How a model stands: `fraction` and `step` tell of a load, `error` of a failure, `used_bytes` of a ready one."""
+    """How a model stands: `fraction` and `step` tell of a load, `error` of a failure, `used_bytes` of a ready one.
+
+    `idle` is ready, too, but nobody has used it for a minute: it goes first when memory is needed. `device` and
+    `engine` are what it computes with, empty until it was loaded. `last_used_s` is the age of its last use in seconds,
+    None before the first; `users` are the calls under way. A `pinned` one is never let go for idleness.
+    """
 
     name: str
     precision: str
-    status: Literal["absent", "loading", "ready", "failed"]
+    status: Literal["absent", "loading", "ready", "idle", "failed"]
     fraction: float = 0.0
     step: str = ""
     error: str = ""
     used_bytes: int = 0
+    engine: str = ""
+    device: str = ""
+    pinned: bool = False
+    last_used_s: float | None = None
+    users: int = 0
+
+    def __str__(self) -> str:
+        """The status in words: `loading 42 %, opening`, `failed: why`."""
+        if self.status == "loading":
+            return f"loading {self.fraction:.0%}{self.step and f', {self.step}'}".replace("%", " %")
+        return f"failed: {self.error}" if self.status == "failed" else self.status
 
 
 class ResidentModel:
     """See the module. Thread-safe. Made by `Loader`; opened by its first use, or by `warm`.
 
-    `open_engine` loads the engine, telling how far it is. Fingerprint, dimension and maximum length are known only from
+    `open_engine` loads the engine, telling how far it is, and so is `on_progress` told; `on_open` is called when it is
+    open. `recovery` cleans up after its calls. A `pinned` model stays, and is the last to go under memory pressure.
+    Fingerprint, dimension and maximum length are known only from
     the files: reading one of these opens the model, too, and they stay known after it was unloaded.
     """
 
@@ -64,21 +87,30 @@ class ResidentModel:
         budget: Budget,
         publisher: Publisher,
         clock: Clock,
+        recovery: Recovery | None = None,
+        pinned: bool = False,
+        on_progress: Listener | None = None,
+        on_open: Callable[[], object] = lambda: None,
     ) -> None:
         self.model_name = name
         self.precision = precision
+        self.pinned = pinned
         self._open_engine = open_engine
         self._budget = budget
         self._publisher = publisher
         self._clock = clock
+        self._recovery = recovery
+        self._on_open = on_open
+        self._progress = Progress(name, on_progress)
         self._lock = threading.Lock()  # guards what follows; never held while something else is called
         self._engine: Engine | None = None
         self._identity: tuple[Fingerprint, int] | None = None
         self._flight: Future[None] | None = None
         self._users = 0
-        self._used_at_s = 0.0
+        self._used_at_s: float | None = None
+        self._idled = False
         self._load_s = 0.0
-        self._state = ModelState(name, precision, "absent")
+        self._state = ModelState(name, precision, "absent", pinned=pinned)
 
     # --- Model, CountsTokens ----------------------------------------------------------------------------------------
 
@@ -99,7 +131,8 @@ class ResidentModel:
 
         Raises `InvalidInput`, `BudgetExceeded`, `EmbeddingFailed`, and what opening the model raises.
         """
-        with self._using() as engine:
+        watched = contextlib.nullcontext() if self._recovery is None else self._recovery.call()
+        with self._using() as engine, watched:
             return batching.embed(engine, texts, kind, budget=self._budget, publisher=self._publisher)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -110,25 +143,62 @@ class ResidentModel:
 
     # --- loading and letting go -------------------------------------------------------------------------------------
 
-    def warm(self) -> None:
-        """Open the model if it is not; returns when it is ready. Raises what went wrong."""
-        with self._using():
+    def warm(self, on_progress: Listener | None = None) -> None:
+        """Open the model if it is not; returns when it is ready. Raises what went wrong.
+
+        `on_progress` is told how far a load is, whichever thread is at it, and 1.0 in the end.
+        """
+        with self._progress.heard_by(on_progress), self._using():
             pass
 
     def state(self) -> ModelState:
-        return self._state
+        """How it stands now."""
+        with self._lock:
+            state, users, used_at_s = self._state, self._users, self._used_at_s
+        age_s = None if used_at_s is None else 0.0 if users else max(self._clock.monotonic() - used_at_s, 0.0)
+        idle = state.status == "ready" and age_s is not None and age_s >= IDLE_S
+        return replace(state, status="idle" if idle else state.status, last_used_s=age_s, users=users)
 
     def unload(self) -> int:
         """Close the engine unless a call is using it; the bytes given up. The next call opens it again."""
+        return self._let_go("asked")
+
+    def rest(self, keep_alive_s: float | None) -> float | None:
+        """Let it go if no call used it for so long and it isn't pinned; say so when it becomes idle.
+
+        Answers the monotonic time at which to look again, None while it is not open.
+        """
+        now_s = self._clock.monotonic()
+        limit_s = inf if keep_alive_s is None or self.pinned else keep_alive_s
+        with self._lock:
+            if self._engine is None:
+                return None
+            age_s = 0.0 if self._users or self._used_at_s is None else now_s - self._used_at_s
+            goes = age_s >= limit_s and not self._users
+            becomes_idle = age_s >= IDLE_S and not self._idled
+            self._idled = age_s >= IDLE_S
+        if goes and self._let_go("idle", unused_since_s=now_s - limit_s):
+            return None
+        if becomes_idle:
+            self._publisher.publish(ModelIdled(self.model_name))
+        marks = [mark for mark in (IDLE_S, limit_s) if mark > age_s and mark < inf]
+        # Of an idle one that stays for ever, a later use is seen in time for its next minute.
+        return now_s + (min(marks) - age_s if marks else IDLE_S)
+
+    def _let_go(self, why: str, *, unused_since_s: float = inf) -> int:
+        """Close the engine, unless a call uses it or has since that time; the bytes given up."""
         with self._lock:
             engine = self._engine
-            if engine is None or self._users:
+            if engine is None or self._users or (self._used_at_s or 0.0) > unused_since_s:
                 return 0
             self._engine = None
-            self._state = ModelState(self.model_name, self.precision, "absent")
+            self._state = ModelState(self.model_name, self.precision, "absent", pinned=self.pinned)
         freed = engine.used_bytes()
         engine.close()
-        self._publisher.publish(ModelUnloaded(self.model_name, freed))
+        del engine  # before the clean-up
+        self._publisher.publish(ModelUnloaded(self.model_name, freed, why))
+        if self._recovery is not None:
+            self._recovery.request("unload")
         return freed
 
     # --- Consumer ---------------------------------------------------------------------------------------------------
@@ -143,12 +213,11 @@ class ResidentModel:
 
     def release(self, wanted_bytes: int) -> int:  # noqa: ARG002 — a model goes whole or not at all
         """Unload if no call used it for a minute; never takes it from under anyone. Never raises."""
-        if self._clock.monotonic() - self._used_at_s < IDLE_S:
-            return 0
-        return self.unload()
+        return self._let_go("pressure", unused_since_s=self._clock.monotonic() - IDLE_S)
 
     def rebuild_cost(self) -> float:
-        return self._load_s / max(self.used_bytes() / 1e6, 1.0)
+        """See `Consumer`; of a pinned model infinite, so that it is asked last."""
+        return inf if self.pinned else self._load_s / max(self.used_bytes() / 1e6, 1.0)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -189,14 +258,17 @@ class ResidentModel:
         """Open the engine and settle `flight`. What went wrong is raised from there, also in this thread."""
         started_s = time.perf_counter()
         self._publisher.publish(ModelLoadStarted(self.model_name))
-        self._state = ModelState(self.model_name, self.precision, "loading")
+        self._progress.begin()
+        self._state = ModelState(self.model_name, self.precision, "loading", pinned=self.pinned)
         try:
             engine = self._open_engine(self._progressed)
             self._check_identity(engine)
         except BaseException as error:
             with self._lock:
                 self._flight = None
-                self._state = ModelState(self.model_name, self.precision, "failed", error=str(error))
+                self._state = ModelState(
+                    self.model_name, self.precision, "failed", error=str(error), pinned=self.pinned
+                )
             self._publisher.publish(ModelLoadFailed(self.model_name, str(error)))
             if isinstance(error, Exception):
                 flight.set_exception(error)
@@ -212,8 +284,25 @@ class ResidentModel:
             self._identity = (engine.fingerprint, engine.max_tokens)
             self._load_s = seconds
             self._used_at_s = self._clock.monotonic()
-            self._state = ModelState(self.model_name, self.precision, "ready", fraction=1.0, used_bytes=used)
-        self._publisher.publish(ModelLoaded(self.model_name, str(engine.fingerprint), seconds, used))
+            self._idled = False
+            self._state = ModelState(
+                self.model_name,
+                self.precision,
+                "ready",
+                fraction=1.0,
+                used_bytes=used,
+                engine=engine.fingerprint.engine,
+                device=engine.device,
+                pinned=self.pinned,
+            )
+        self._progress.tell(1.0, "ready")
+        if self._recovery is not None:
+            self._recovery.settle()
+        loaded = ModelLoaded(
+            self.model_name, str(engine.fingerprint), seconds, used, engine.fingerprint.engine, engine.device
+        )
+        self._publisher.publish(loaded)
+        self._on_open()
         flight.set_result(None)
 
     def _check_identity(self, engine: Engine) -> None:
@@ -227,5 +316,7 @@ class ResidentModel:
             )
 
     def _progressed(self, fraction: float, step: str) -> None:
-        self._state = ModelState(self.model_name, self.precision, "loading", fraction=fraction, step=step)
+        self._progress.tell(fraction, step)
+        fraction = self._progress.fraction
+        self._state = replace(self._state, fraction=fraction, step=step)
         self._publisher.publish(ModelLoadProgressed(self.model_name, fraction, step))

@@ -101,10 +101,15 @@ class SafetensorsFile:
     def blocks(self, name: str, rows: int) -> Iterator[npt.NDArray[np.float32]]:
         """The tensor as fresh float32 arrays of at most `rows` rows each (a vector counts its elements as rows)."""
         view = self.view(name)
-        is_bfloat16 = self.entries[name].dtype == "BF16"
         for start in range(0, view.shape[0], rows):
-            block = view[start : start + rows]
-            yield float32_of_bfloat16(block) if is_bfloat16 else block.astype(np.float32)
+            yield self._widened(name, view[start : start + rows])
+
+    def columns(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Some columns of a matrix, as a fresh float32 array of shape (rows, columns)."""
+        return self._widened(name, self.view(name)[:, start:stop])
+
+    def _widened(self, name: str, part: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return float32_of_bfloat16(part) if self.entries[name].dtype == "BF16" else part.astype(np.float32)
 
 
 def float32_of_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:

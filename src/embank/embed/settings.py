@@ -16,7 +16,8 @@ class Settings(Section):
     """Which model embeds, how exactly, and how much it may compute at once."""
 
     model: str = Field(default="minilm", min_length=1)
-    """A known model's name, or the path of a folder with a model's files."""
+    """A known model's name, the path of a folder with a model's files, or `remote:NAME` for one of the endpoint that
+    section `remote` names."""
 
     engine: str | None = Field(default=None, min_length=1)
     """What computes it: ct2, onnx, openvino, torch, static; auto: the fastest here of sufficient `quality`, measured
@@ -54,7 +55,7 @@ class Settings(Section):
     """Models that stay loaded, however long nobody uses them; memory pressure moves them last."""
 
     offline: bool = False
-    """Nothing is ever downloaded, not even by `embank models pull`."""
+    """Nothing is ever downloaded, not even by `embank models pull`, and no text is sent to an endpoint elsewhere."""
 
     directory_limit: Size | None = None
     """The most that `directory` may hold; `embank models prune` removes what was not used for longest. Empty: none."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from embank.embed.catalog import KnownModel
 from embank.embed.device import resolve_device
+from embank.embed.inuse import Hold, hold
 from embank.embed.locate import check_files, not_here
 from embank.embed.model import Fingerprint
 from embank.embed.safetensors import SafetensorsFile, float32_of_bfloat16
@@ -55,6 +56,9 @@ def load(request: LoadRequest) -> Engine:
         )
     resolve_device(request.device, engine="static", cuda_devices=lambda: 0)
     request.on_progress(0.0, "checking files")
+    held = hold(request.folder, directory=request.models_directory)
+    if held is None:
+        raise not_here(request.known)  # removed meanwhile
     check_files(request.known, request.folder)
     request.on_progress(0.5, "opening")
     tokenizer_bytes = (request.folder / request.known.tokenizer).stat().st_size * _TOKENIZER_BYTES_A_FILE_BYTE
@@ -64,6 +68,7 @@ def load(request: LoadRequest) -> Engine:
             request.folder,
             dimension=wanted,
             split=request.settings.long_texts == "split",
+            held=held,
         )
 
 
@@ -72,7 +77,11 @@ class StaticEngine:
 
     device = "cpu"
 
-    def __init__(self, known: KnownModel, folder: Path, *, dimension: int, split: bool = False) -> None:
+    def __init__(
+        self, known: KnownModel, folder: Path, *, dimension: int, split: bool = False, held: Hold | None = None
+    ) -> None:
+        """`held` keeps the files from being removed; it is let go with the model."""
+        self._held = held
         self._file = SafetensorsFile(folder / known.weights)
         self._is_bfloat16 = _TENSOR in self._file and self._file.entries[_TENSOR].dtype == "BF16"
         table = self._file.view(_TENSOR)
@@ -154,6 +163,8 @@ class StaticEngine:
         self._table = None
         self._tokens = None
         self._file.close()
+        if self._held is not None:
+            self._held.close()
 
     def _open_tokens(self) -> Tokens:
         if self._tokens is None:

@@ -40,7 +40,9 @@ class Tokens:
 
     `special=False` gives bare tokens; then a text without any token gets the tokenizer's first special token, so that
     every text has a vector. With `split` a text of more than `max_tokens` has several rows instead of being truncated.
-    Raises `ModelFileError` when the file is missing or no tokenizer.
+    `vocabulary` is how many tokens the model's weights have: one beyond them would be looked up in whatever memory lies
+    behind them. Raises `ModelFileError` when the file is missing, no tokenizer, or one that can't encode a text, and
+    for a token outside the vocabulary.
     """
 
     def __init__(
@@ -51,15 +53,27 @@ class Tokens:
         special: bool = True,
         lower_case: bool = False,
         split: bool = False,
+        vocabulary: int = 1 << 31,
     ) -> None:
+        self._path = path
+        self._vocabulary = vocabulary
         self._tokenizer = _load(path)
         self._max_tokens = max_tokens
         self._lower_case = lower_case
         self._split = split
-        self._before, self._after = _special_ids(self._tokenizer)
+        try:
+            self._before, self._after = _special_ids(self._tokenizer)
+        except Exception as error:  # the library raises bare Exception
+            raise self._unable(error) from error
         self._fallback = (self._before or self._after or (0,))[:1]
         if not special:
             self._before, self._after = (), ()
+        if self._room < 1:
+            raise ModelFileError(
+                f"{path} puts {max_tokens - self._room} special tokens around a text, of which the model takes "
+                f"{max_tokens} with them",
+                path=str(path),
+            )
         self._read_characters = max(_LEAST_READ_CHARACTERS, _READ_CHARACTERS_A_TOKEN * max_tokens)
         self.file_bytes = path.stat().st_size
 
@@ -89,7 +103,7 @@ class Tokens:
         room = self._room
         for index, text in enumerate(texts):
             parts = self._encodings(_parts(prefix + text, _LEAST_READ_CHARACTERS))
-            ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in parts])
+            ids = np.concatenate([np.array(encoding.ids, dtype=np.uint32) for encoding in parts])
             pieces = self._packed([ids[start : start + room] for start in range(0, max(len(ids), 1), room)])
             rows += pieces
             owners += [index] * len(pieces)
@@ -103,8 +117,16 @@ class Tokens:
         """One row for each, with special tokens: views of one array, filled in one pass."""
         whole = [(*self._before, *ids, *self._after) or self._fallback for ids in bare]
         stops = list(accumulate(map(len, whole)))
-        flat = np.fromiter(chain.from_iterable(whole), dtype=np.int32, count=stops[-1])
-        return [flat[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+        flat = np.fromiter(chain.from_iterable(whole), dtype=np.uint32, count=stops[-1])
+        if len(flat) and (largest := int(flat.max())) >= self._vocabulary:
+            raise ModelFileError(
+                f"{self._path} gives the token {largest}, but the model's weights have {self._vocabulary}: they are "
+                f"not of one model",
+                path=str(self._path),
+                token=largest,
+            )
+        ids = flat.view(np.int32)
+        return [ids[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens and untruncated.
@@ -125,7 +147,14 @@ class Tokens:
 
     def _encodings(self, texts: Iterable[str]) -> Iterator[Encoding]:
         for group in _groups(text.lower() if self._lower_case else text for text in texts):
-            yield from self._tokenizer.encode_batch_fast(group, add_special_tokens=False)
+            try:
+                encoded = self._tokenizer.encode_batch_fast(group, add_special_tokens=False)
+            except Exception as error:  # the library raises bare Exception
+                raise self._unable(error) from error
+            yield from encoded
+
+    def _unable(self, error: Exception) -> ModelFileError:
+        return ModelFileError(f"{self._path} can't encode a text: {error}", path=str(self._path))
 
 
 def _load(path: Path) -> Tokenizer:

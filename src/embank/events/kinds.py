@@ -60,12 +60,14 @@ class ModelLoadProgressed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ModelLoaded(Event):
-    """A model is ready; it holds `bytes`."""
+    """A model is ready; it holds `bytes`. `device` is where it computes: `cpu`, `cuda:0`."""
 
     model: str
     fingerprint: str
     seconds: float
     bytes: int
+    engine: str = ""
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,60 @@ class ModelLoadFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelIdled(Event):
+    """Nobody has used a model for a minute: it stays, and goes first when memory is needed."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelUnloaded(Event):
-    """A model was let go."""
+    """A model was let go. `why`: asked, idle or pressure."""
 
     model: str
     freed_bytes: int
+    why: str = "asked"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMoved(Event):
+    """A loaded model computes elsewhere from now on, or in another precision: then it has another fingerprint."""
+
+    model: str
+    fingerprint: str
+    was_on: str
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPullProgressed(Event):
+    """A download came further: `bytes_done` of `bytes_total` are here, those of an earlier attempt included."""
+
+    model: str
+    file: str
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPulled(Event):
+    """A downloaded model is in place, checked, at the commit `revision`."""
+
+    model: str
+    revision: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFilesRemoved(Event):
+    """A model's files were removed from the disk. `why`: asked, unused, limit, damaged, superseded or leftover."""
+
+    model: str
+    folder: str
+    bytes: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +148,56 @@ class TextsEmbedded(Event):
     padded_tokens: int
     seconds: float
     truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRequestEnded(Event):
+    """One attempt at a request to an embeddings endpoint is over; `attempt` counts from 1.
+
+    `outcome` is one word to count by: `answered`; `rate_limited`, `server_error`, `timeout`, `unreachable`, `dropped`
+    (which are tried again); `refused`, `redirected`, `too_large`, `garbage`, `wrong_width`, `no_direction`. `status` is
+    the HTTP status, None where none came. Bytes are of the bodies.
+    """
+
+    model: str
+    texts: int
+    attempt: int
+    outcome: str
+    status: int | None
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted(Event):
+    """A model's worker process is ready, so many seconds after it was started; it holds `bytes`."""
+
+    pid: int
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded(Event):
+    """A worker process is gone. `peak_bytes` is the most anonymous memory that was seen of it.
+
+    `cause` is closed, load failed, or `recycled:` with growth, age, calls, idle or asked; or, for one that was lost:
+    crash, killed (by a SIGKILL that was not ours), memory, hang, garbage, truncated, wrong answer, start.
+    """
+
+    pid: int
+    cause: str
+    detail: str
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRetried(Event):
+    """What a lost worker had been asked is asked of a fresh one; `attempt` counts from 1."""
+
+    cause: str
+    attempt: int
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -135,6 +236,50 @@ class IngestProgressed(Event):
     bytes_done: int
     bytes_total: int | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedStarted(Event):
+    """Vectors of another model began to be made beside those in use, or went on: `remaining` documents lack them."""
+
+    collection: str
+    replaced: str | None
+    fingerprint: str
+    documents: int
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedProgressed(Event):
+    """How far a re-embedding is. `embedded` and `chunks` count since this run of it began."""
+
+    collection: str
+    documents: int
+    remaining: int
+    embedded: int
+    chunks: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedFinished(Event):
+    """The new vectors are in use: from `sequence` on, searches use their model."""
+
+    collection: str
+    fingerprint: str
+    sequence: int
+    documents: int
+    chunks: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedAbandoned(Event):
+    """A re-embedding was given up; the vectors in use stay."""
+
+    collection: str
+    fingerprint: str
+    remaining: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +345,21 @@ class ActionTaken(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryRecovered(Event):
+    """A clean-up ended. `trigger`: calls, growth, idle, unload or hand. Bytes are of the process tree, as measured.
+
+    `ok` unless a step of it raised; then `error` says which. Nothing to do is no failure.
+    """
+
+    trigger: str
+    before_bytes: int
+    after_bytes: int
+    seconds: float
+    ok: bool = True
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ReservationRefused(Event):
     """Work was not begun, since its bytes could not be found."""
 
@@ -219,3 +379,30 @@ class SearchAnswered(Event):
     mode: str
     hits: int
     seconds: float
+
+
+# --- reducing -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PcaFitted(Event):
+    """A PCA was fitted on `rows` of a collection's vectors and kept. `explained` is the share of variance it keeps."""
+
+    collection: str
+    version: str
+    width: int
+    dimension: int
+    rows: int
+    explained: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionReduced(Event):
+    """A collection's vectors were rewritten, in their place or `into` another. Bytes are those of all vectors."""
+
+    collection: str
+    into: str
+    fingerprint: str
+    documents: int
+    bytes_before: int
+    bytes_after: int

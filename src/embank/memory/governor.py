@@ -194,12 +194,16 @@ class Governor:
             self._checking.release()
         self._book.wake()
 
+    def managed_bytes(self) -> int:
+        """What consumers say they hold, asked now."""
+        return sum(count for _, count in self._roster.held())
+
     def settle(self) -> None:
         """Take the floor: what is held that no consumer accounts for, now that everything is loaded and warm.
 
         Call it once, when warm. Never after a recovery: that would hide creep.
         """
-        managed_bytes = sum(count for _, count in self._roster.held())
+        managed_bytes = self.managed_bytes()
         self._look()
         with self._state:
             self._floor_bytes = max(self._gauge().real_bytes - managed_bytes, 0)

@@ -50,15 +50,16 @@ class Applied:
     skipped: str = ""
 
 
-def apply(*, mmap_threshold_bytes: int | None = None) -> Applied:
+def apply(*, mmap_threshold_bytes: int | None = None, threads: int | None = None) -> Applied:
     """Set the allocator of this process, and the environment for libraries that are imported from now on.
 
-    Without `mmap_threshold_bytes` glibc keeps its moving threshold; see the module for when to give it. Options that
-    the user has set by environment (`MALLOC_ARENA_MAX`, …) stay. Calling it again changes nothing.
+    Without `mmap_threshold_bytes` glibc keeps its moving threshold; see the module for when to give it. `threads`
+    bounds those of matrix libraries (by default what may be used, 8 at most); they read it when they are imported.
+    Options that the user has set by environment (`MALLOC_ARENA_MAX`, …) stay. Calling it again changes nothing.
     """
     present = set(os.environ)
     # Not the mmap threshold: children inherit the environment, and one of them may hold a model.
-    environment = {name: value for name, value in _defaults(None).items() if name not in present}
+    environment = {name: value for name, value in _defaults(None, threads).items() if name not in present}
     os.environ.update(environment)
     support = supported()
     if not support:
@@ -72,12 +73,12 @@ def apply(*, mmap_threshold_bytes: int | None = None) -> Applied:
     return Applied(allocator, environment)
 
 
-def child_environment(*, mmap_threshold_bytes: int | None = None) -> dict[str, str]:
+def child_environment(*, mmap_threshold_bytes: int | None = None, threads: int | None = None) -> dict[str, str]:
     """Variables for a child's environment, to be laid over this process's own; what the user has set stays as it is.
 
-    Give `mmap_threshold_bytes` only for a child without a model.
+    Give `mmap_threshold_bytes` only for a child without a model; `threads` as to `apply`.
     """
-    return {name: os.environ.get(name, value) for name, value in _defaults(mmap_threshold_bytes).items()}
+    return {name: os.environ.get(name, value) for name, value in _defaults(mmap_threshold_bytes, threads).items()}
 
 
 def usable_cpus(*, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -90,14 +91,13 @@ def usable_cpus(*, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(count if quota is None else min(count, quota), 1)
 
 
-def _defaults(mmap_threshold_bytes: int | None) -> dict[str, str]:
-    threads = str(min(usable_cpus(), _MOST_THREADS))
+def _defaults(mmap_threshold_bytes: int | None, threads: int | None) -> dict[str, str]:
     defaults = {
         # Every thread that allocates may get an arena of its own, and freed pages stay in each. One arena loses no
         # measurable speed (most small blocks come from per-thread caches) and gives most back when trimmed.
         "MALLOC_ARENA_MAX": str(_ARENAS),
         # OpenMP and, by default, OpenBLAS: bounded by what may be used, see `usable_cpus`.
-        "OMP_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads or min(usable_cpus(), _MOST_THREADS)),
         # oneDNN keeps one compiled primitive for each shape it has seen, 1,024 by default. Batches cut by padded tokens
         # have many shapes; few of them recur soon.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",

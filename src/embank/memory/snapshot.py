@@ -8,6 +8,10 @@ from typing import Any, Literal, Self
 
 from embank.memory.meter import Reading, Source
 
+KERNEL_BYTES = 1_000_000
+"""Left free below a control group's limit: page tables for the memory that is about to be touched, and what the group's
+counters lag behind. A process that was promised the last byte was killed with 27,000 to spare."""
+
 Constraint = Literal["budget", "cgroup", "managed"]
 """What leaves the least room: the process tree against the budget, or the control group against its limit. `managed`:
 the kernel can't be asked for memory as it is now, and what consumers say is laid against the budget."""
@@ -33,7 +37,7 @@ class Gauge:
         if reading.source == "peak":
             constraint, real_bytes = "managed", managed_bytes
         if reading.cgroup_limit_bytes is not None and reading.cgroup_bytes is not None:
-            room_bytes = reading.cgroup_limit_bytes - reading.cgroup_bytes
+            room_bytes = reading.cgroup_limit_bytes - reading.cgroup_bytes - KERNEL_BYTES
             if room_bytes < budget_bytes - real_bytes:
                 constraint, real_bytes = "cgroup", budget_bytes - room_bytes
         return cls(reading, budget_bytes, floor_bytes, real_bytes, constraint)

@@ -66,21 +66,40 @@ def trim() -> bool:
     return bool(supported()) and _libc().malloc_trim(0) == 1
 
 
-def free_bytes() -> int | None:
-    """Bytes that the allocator holds free over all arenas and that still occupy memory: what a trim could return.
+@dataclass(frozen=True, slots=True)
+class Free:
+    """What the allocator has free.
 
-    The allocator's own figure also counts pages that an earlier trim returned from the middle of the heap. So it is
-    bounded by what the process holds beyond the blocks in use, which in turn includes what others than the allocator
-    hold (Python's small objects, stacks): an upper bound still, but one that falls when a trim has done its work.
+    `heap_bytes`: by its own books, which also count pages that an earlier trim returned from the middle of the heap.
+    `spare_bytes`: what the process holds beyond the blocks in use, which includes what others than the allocator hold
+    (Python's small objects, stacks), and is negative where blocks were never touched. Neither is what a trim returns;
+    how `spare_bytes` changes, within `heap_bytes`, comes near to it.
+    """
 
-    Takes some 20 µs, more where the heap is in many fragments. None where it can't be asked (no glibc, or before 2.33).
+    heap_bytes: int
+    spare_bytes: int
+
+
+def free() -> Free | None:
+    """Ask the allocator. Takes some 20 µs, more where the heap is in many fragments.
+
+    None where it can't be asked (no glibc, or before 2.33).
     """
     if not supported() or not hasattr(_libc(), "mallinfo2"):
         return None
     mallinfo2 = _libc().mallinfo2
     mallinfo2.restype = _mallinfo2_type()
     info = mallinfo2()
-    return max(min(int(info.fordblks), _anonymous_bytes() - int(info.uordblks) - int(info.hblkhd)), 0)
+    return Free(int(info.fordblks), _anonymous_bytes() - int(info.uordblks) - int(info.hblkhd))
+
+
+def free_bytes() -> int | None:
+    """Bytes that the allocator holds free over all arenas and that still occupy memory: an upper bound.
+
+    None where it can't be asked.
+    """
+    found = free()
+    return None if found is None else max(min(found.heap_bytes, found.spare_bytes), 0)
 
 
 def _anonymous_bytes() -> int:
@@ -94,7 +113,7 @@ class Trimmer:
 
     Where the allocator can't tell what is free, the interval alone decides, also `at_once`.
 
-    Thread-safe; while one thread trims, others are told False at once. `trim` and `free_bytes` can be replaced.
+    Thread-safe; while one thread trims, others are told False at once. `trim` and `free` can be replaced.
     """
 
     def __init__(
@@ -104,32 +123,34 @@ class Trimmer:
         least_bytes: int,
         clock: Clock,
         trim: Callable[[], bool] = trim,
-        free_bytes: Callable[[], int | None] = free_bytes,
+        free: Callable[[], Free | None] = free,
     ) -> None:
         self._interval_s = interval_s
         self._least_bytes = least_bytes
         self._clock = clock
         self._trim = trim
-        self._free_bytes = free_bytes
+        self._free = free
         self._busy = threading.Lock()
         self._last_s: float | None = None
-        self._left_bytes = 0
+        self._left_bytes: int | None = None
+        """What the last trim left beyond the blocks in use, or what was seen there since, where that is less."""
         self.trims = 0
 
-    def run(self, *, at_once: bool = False) -> bool:
+    def run(self, *, at_once: bool = False, whatever: bool = False) -> bool:
         """Trim, if it is time (or `at_once`, because somebody waits for the bytes) and if it pays.
 
-        Returns whether it gave pages back.
+        `whatever`: also where neither is so, since nobody is in the way. Returns whether it gave pages back.
         """
         if not self._busy.acquire(blocking=False):
             return False
         try:
             now_s = self._clock.monotonic()
-            if not self._due(now_s, at_once=at_once):
+            if not whatever and not self._due(now_s, at_once=at_once):
                 return False
             returned = self._trim()
             self._last_s = now_s
-            self._left_bytes = self._free_bytes() or 0
+            after = self._free()
+            self._left_bytes = None if after is None else after.spare_bytes
             self.trims += 1
             return returned
         finally:
@@ -139,12 +160,16 @@ class Trimmer:
         soon = self._last_s is not None and now_s - self._last_s < self._interval_s
         if soon and not at_once:
             return False
-        free = self._free_bytes()
+        free = self._free()
         if free is None:
             return not soon
+        if self._left_bytes is None:
+            return free.heap_bytes >= self._least_bytes
         # What the last trim left are fragments and what is not the allocator's. Less than that: some was used again.
-        self._left_bytes = min(self._left_bytes, free)
-        return free - self._left_bytes >= self._least_bytes
+        # The heap's own figure is no measure of that: it is the same before and after pages that a trim had returned
+        # were used and freed again, as happens with every model that is loaded anew.
+        self._left_bytes = min(self._left_bytes, free.spare_bytes)
+        return min(free.heap_bytes, free.spare_bytes - self._left_bytes) >= self._least_bytes
 
 
 @cache

@@ -111,7 +111,7 @@ def run_child(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_child_environment(environ),
+        env=child_environment(environ),
         start_new_session=True,
     )
     try:
@@ -201,7 +201,11 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _child_environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+def child_environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """The environment of a child that imports the same `embank`: this process's with `changes` laid over it.
+
+    None removes a variable.
+    """
     merged: dict[str, str | None] = {**os.environ, **changes}
     environment = {name: value for name, value in merged.items() if value is not None}
     root = str(Path(__file__).resolve().parents[2])
