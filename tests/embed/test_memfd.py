@@ -142,7 +142,8 @@ def test_nobody_can_truncate_it(memory: SharedMemory) -> None:
 def test_the_meter_counts_it_once(memory: SharedMemory) -> None:
     """The owner maps it, the other side does not: the sum over both has it once."""
     meter = SystemMeter()
-    script = "import os, sys; input(); print(len(os.pread(int(sys.argv[1]), 32 << 20, 0)), flush=True); input()"
+    read = "len(os.pread(int(sys.argv[1]), 32 << 20, 0))"
+    script = f"import os, sys; print(flush=True); input(); print({read}, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", script, str(memory.fd)],
         stdin=subprocess.PIPE,
@@ -153,6 +154,7 @@ def test_the_meter_counts_it_once(memory: SharedMemory) -> None:
         assert child.stdout is not None
         region = memory.take(32 * MB)
         text = b"x" * (32 * MB)
+        child.stdout.readline()  # it is up, and holds what it will
         before = meter.read()
         memory.write(region, [text])
         child.stdin.write(b"\n")

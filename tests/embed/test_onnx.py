@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -459,6 +460,21 @@ def test_a_provider_that_did_not_start_is_no_silent_cpu(tmp_path: Path, models: 
         onnx_engine.OnnxRuntime(models / made / "model.onnx", device="cuda:0", runtime=stand_in)
 
 
+@pytest.mark.parametrize(("flags", "expected"), [("fpu avx512_vnni", True), ("avx_vnni", True), ("avx2", False)])
+def test_int8_is_exact_by_itself_where_every_processor_has_vnni(tmp_path: Path, flags: str, *, expected: bool) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"flags : fpu avx512_vnni\nflags : {flags}\n")
+    assert onnx_engine.has_vnni(cpuinfo=info) is expected
+    assert not onnx_engine.has_vnni(cpuinfo=tmp_path / "none")
+
+
+def test_int8_without_vnni_computes_the_same(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path / "tiny")
+    with_it = vectors(opened(folder, models, "int8"))
+    monkeypatch.setattr(onnx_engine, "has_vnni", lambda: False)
+    assert (vectors(opened(folder, models, "int8")) * with_it).sum(axis=1).min() >= 0.9999
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -515,6 +531,37 @@ def test_missing_packages_are_named(
 def test_bfloat16_is_what_another_engine_has(tmp_path: Path, models: Path) -> None:
     with pytest.raises(InvalidInput, match="float32, float16 and int8, not bfloat16"):
         opened(make_folder(tmp_path / "tiny"), models, "bfloat16")
+
+
+_MEASURE = """
+import sys
+from pathlib import Path
+from embank.memory import hygiene
+hygiene.apply(mmap_threshold_bytes=hygiene.LEAN_THRESHOLD_BYTES)
+import numpy, onnxruntime
+from embank.embed.loader import Loader
+from embank.embed.settings import Settings
+from embank.embed.tokens import Tokens
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+before = anonymous()
+model = Loader(Settings(directory=sys.argv[1], threads=1)).get("minilm", precision=sys.argv[2], engine="onnx")
+print(anonymous() - before, model.used_bytes())
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_a_loaded_model_takes_about_what_it_says(
+    loader: Loader, minilm_files: Path, models_directory: Path, precision: Precision
+) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("anonymous memory is measured through /proc")
+    loader.get("minilm", precision=precision, engine="onnx")  # so that the child only opens it
+    arguments = [sys.executable, "-c", _MEASURE, str(models_directory), precision]
+    told = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=120).stdout
+    taken_bytes, said_bytes = map(int, told.split())
+    assert said_bytes / 2 < taken_bytes < 1.1 * said_bytes
 
 
 # --- holding and letting go -----------------------------------------------------------------------------------------

@@ -307,7 +307,7 @@ def _size_bytes(path: Path, tensor: TensorProto) -> int:
         item = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
     except KeyError as error:
         _refuse(path, f"has the unknown type {tensor.data_type} in {tensor.name!r}", cause=error)
-    return item * math.prod(int(size) for size in tensor.dims)
+    return int(item * math.prod(tensor.dims))
 
 
 def _is_plain_gemm(node: NodeProto) -> bool:

@@ -233,9 +233,9 @@ class TorchEngine:
     def move(self, device: str, *, precision: Precision | None = None) -> None:
         """Compute on another device from now on, or in another precision; whole, or not at all.
 
-        The copy is made and checked beside the old model, which answers meanwhile; then they are swapped between two
-        batches, and `ModelMoved` is published. In another precision the weights are read from the files anew, so that float32 after bfloat16 is
-        exact; and it is another fingerprint: whoever remembers the old one must not mix their vectors.
+        The copy is made and checked beside the old model, which answers meanwhile; they are swapped between two
+        batches, and `ModelMoved` is published. In another precision the weights are read from the files anew, so that
+        float32 after bfloat16 is exact; and it is another fingerprint: who remembers the old one must not mix them.
 
         Raises `InvalidInput`, `DeviceNotFound`, `BudgetExceeded`, `ModelFileError` (the files changed), `ModelError`
         when the device has no room or the copy computes something else. After any of these the old one goes on.

@@ -1,0 +1,140 @@
+"""What happens to collections: writing, re-embedding, reducing, reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embank.events.event import Event
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsCommitted(Event):
+    """A group of documents is durable and visible. `sequence` is the collection's change sequence after it."""
+
+    collection: str
+    sequence: int
+    documents: int
+    chunks: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsDeleted(Event):
+    """Documents are durably gone from every answer."""
+
+    collection: str
+    sequence: int
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class IngestProgressed(Event):
+    """How far an ingest is, counted since it began. `bytes_total` is None where the source can't tell."""
+
+    collection: str
+    seen: int
+    embedded: int
+    unchanged: int
+    skipped: int
+    chunks: int
+    bytes_done: int
+    bytes_total: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedStarted(Event):
+    """Vectors of another model began to be made beside those in use, or went on: `remaining` documents lack them."""
+
+    collection: str
+    replaced: str | None
+    fingerprint: str
+    documents: int
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedProgressed(Event):
+    """How far a re-embedding is. `embedded` and `chunks` count since this run of it began."""
+
+    collection: str
+    documents: int
+    remaining: int
+    embedded: int
+    chunks: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedFinished(Event):
+    """The new vectors are in use: from `sequence` on, searches use their model."""
+
+    collection: str
+    fingerprint: str
+    sequence: int
+    documents: int
+    chunks: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedAbandoned(Event):
+    """A re-embedding was given up; the vectors in use stay."""
+
+    collection: str
+    fingerprint: str
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceItemSkipped(Event):
+    """A part of a source was left out. `reason` is one of a few words to count by; `detail` is for people."""
+
+    origin: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViewCaughtUp(Event):
+    """A derived view has applied the changes up to `sequence`."""
+
+    collection: str
+    view: str
+    sequence: int
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PcaFitted(Event):
+    """A PCA was fitted on `rows` of a collection's vectors and kept. `explained` is the share of variance it keeps."""
+
+    collection: str
+    version: str
+    width: int
+    dimension: int
+    rows: int
+    explained: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionReduced(Event):
+    """A collection's vectors were rewritten, in their place or `into` another. Bytes are those of all vectors."""
+
+    collection: str
+    into: str
+    fingerprint: str
+    documents: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswered(Event):
+    """A search gave its hits."""
+
+    collection: str
+    mode: str
+    hits: int
+    seconds: float
