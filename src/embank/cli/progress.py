@@ -1,4 +1,4 @@
-"""How far a piece of work is, told while it runs, on standard error: a live line on a terminal, plain lines elsewhere."""
+"""How far a piece of work is, told while it runs, on standard error: a live line on a terminal, plain lines else."""
 
 from __future__ import annotations
 

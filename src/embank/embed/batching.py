@@ -277,7 +277,5 @@ def _checked_forward(engine: Engine, piece: list[TokenIds]) -> Vectors:
         raise EmbeddingFailed(f"the model {name!r} failed on {len(piece)} texts: {error}", model=name) from error
     wanted = (len(piece), engine.fingerprint.dimension)
     if shape != wanted:
-        raise EmbeddingFailed(
-            f"the model {name!r} answered with shape {shape} where {wanted} was due", model=name
-        )
+        raise EmbeddingFailed(f"the model {name!r} answered with shape {shape} where {wanted} was due", model=name)
     return vectors

@@ -15,10 +15,10 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -75,9 +75,17 @@ CANDIDATES: tuple[Candidate, ...] = (
 """What is tried for a model of the BERT family. A candidate that this machine can't run says so in its trial."""
 
 
+class Batch(NamedTuple):
+    """What a candidate did with batches of `tokens` padded tokens."""
+
+    tokens: int
+    texts_per_s: float
+    growth_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one candidate did. `batch_tokens` is the batch it was at its best with, the rates and bytes are for that.
+    """What one candidate did, of the `batches` tried with the best that fits: its rate, its bytes.
 
     `growth_bytes` is the anonymous memory of a process beyond that of a bare interpreter. `cosine` is the least to the
     reference vectors (None where there is nothing to compare with). `problem` says why there are no figures;
@@ -94,6 +102,7 @@ class Trial:
     cosine: float | None = None
     problem: str = ""
     is_lasting: bool = True
+    batches: tuple[Batch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +149,19 @@ def choose(
             trials = _measure(located, candidates, run_trial or _in_child(located, settings), on_step)
             if all(trial.is_lasting for trial in trials):
                 _remember(directory, key, trials)
-    trials = sorted(trials, key=lambda trial: -trial.texts_per_s)
+    trials = sorted((_at_best(trial, memory_bytes) for trial in trials), key=lambda trial: -trial.texts_per_s)
     return Choice(_fastest(located.name, trials, settings.quality, memory_bytes), tuple(trials), remembered)
+
+
+def _at_best(trial: Trial, memory_bytes: int | None) -> Trial:
+    """The trial with the batch that suits it best: of those that fit and are about as fast as any, the smallest."""
+    if not trial.batches:
+        return trial
+    fitting = [batch for batch in trial.batches if memory_bytes is None or batch.growth_bytes <= memory_bytes]
+    tried = fitting or [min(trial.batches, key=lambda batch: batch.growth_bytes)]
+    fast = max(batch.texts_per_s for batch in tried) * _AS_FAST
+    best = min(batch for batch in tried if batch.texts_per_s >= fast)
+    return replace(trial, batch_tokens=best.tokens, texts_per_s=best.texts_per_s, growth_bytes=best.growth_bytes)
 
 
 def _fastest(name: str, trials: list[Trial], quality: float, memory_bytes: int | None) -> Trial:
@@ -212,17 +232,16 @@ def _trial_of(candidate: Candidate, said: Mapping[str, Any]) -> Trial:
     if "problem" in said:
         lasting = said.get("kind") in _LASTING
         return Trial(candidate.engine, candidate.precision, problem=str(said["problem"]), is_lasting=lasting)
-    rates = {int(tokens): float(rate) for tokens, rate in said["texts_per_s"].items()}
-    fast = max(rates.values()) * _AS_FAST
-    tokens = min(tokens for tokens, rate in rates.items() if rate >= fast)
+    batches = (
+        Batch(int(tokens), float(rate), int(said["growth_bytes"][tokens]))
+        for tokens, rate in said["texts_per_s"].items()
+    )
     return Trial(
         candidate.engine,
         candidate.precision,
-        texts_per_s=rates[tokens],
-        batch_tokens=tokens,
-        growth_bytes=int(said["growth_bytes"][str(tokens)]),
         load_s=float(said["load_s"]),
         device=str(said["device"]),
+        batches=tuple(batches),
     )
 
 
@@ -244,7 +263,7 @@ def _compared(name: str, trials: list[Trial], vectors: list[Vectors | None]) -> 
             compared.append(Trial(trial.engine, trial.precision, problem=problem))
         else:
             cosine = float(np.einsum("ij,ij->i", each, truth).min())
-            compared.append(Trial(**{**asdict(trial), "cosine": cosine}))
+            compared.append(replace(trial, cosine=cosine))
     return compared
 
 
@@ -340,7 +359,9 @@ def _versions(candidates: tuple[Candidate, ...]) -> dict[str, str]:
 def _remembered(directory: Path, key: str) -> list[Trial] | None:
     try:
         content = json.loads((directory / FILE).read_bytes())
-        return [Trial(**trial) for trial in content[key]]
+        return [
+            Trial(**{**trial, "batches": tuple(Batch(*batch) for batch in trial["batches"])}) for trial in content[key]
+        ]
     except FileNotFoundError:
         return None
     except KeyError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from embank.embed.adopted import adopt
 from embank.embed.catalog import KNOWN, KnownModel
@@ -43,6 +43,16 @@ if TYPE_CHECKING:
 
 _OWN_ENGINE = ""
 """Stands for the engine that a model's files are for."""
+AUTO = "auto"
+"""Stands for the engine that measuring finds best."""
+
+
+class _Way(NamedTuple):
+    """How a model is computed; `batch_tokens` None: as the engine says."""
+
+    engine: str
+    precision: Precision
+    batch_tokens: int | None = None
 
 
 class Loader:
@@ -119,7 +129,7 @@ class Loader:
             remote.warm()
             Progress(wanted, self._on_progress, on_progress).tell(1.0, "ready")
             return remote
-        model = self._resident(wanted, precision or settings.precision, engine or settings.engine or _OWN_ENGINE, width)
+        model = self._resident(wanted, self._way(wanted, precision, engine, on_progress), width)
         model.warm(on_progress)
         return model
 
@@ -171,11 +181,40 @@ class Loader:
         for model in models:
             model.unload()
 
-    def _resident(self, name: str, precision: Precision, engine: str, width: int) -> ResidentModel:
-        if precision not in get_args(Precision):
+    def _way(self, name: str, precision: Precision | None, engine: str | None, on_progress: Listener | None) -> _Way:
+        """With which engine, in which precision and in what batches a model is computed, measured where asked for."""
+        settings = self._settings
+        way = _Way(engine or settings.engine or _OWN_ENGINE, precision or settings.precision)
+        if way.precision not in get_args(Precision):
             known = ", ".join(get_args(Precision))
-            raise InvalidInput(f"unknown precision {precision!r}: there are {known}", value=precision)
+            raise InvalidInput(f"unknown precision {way.precision!r}: there are {known}", value=way.precision)
+        if way.engine != AUTO and not settings.measured_batches:
+            return way
+        from embank.embed.choice import CANDIDATES, Candidate, choose
+
         located = locate(name, directory=self.directory, known=self._known)
+        own = located.known.engine if located.known is not None else own_engine(located.folder)
+        candidates = tuple(
+            each
+            for each in CANDIDATES
+            if way.engine == AUTO or (each.engine, each.precision) == (way.engine or own, way.precision)
+        )
+        if own not in {each.engine for each in CANDIDATES}:
+            candidates = (Candidate(own, "float32"),)  # a model of another kind has its own engine only
+        progress = Progress(located.name, self._on_progress, on_progress)
+        chosen = choose(
+            located,
+            settings,
+            self.directory,
+            memory_bytes=None if self._governor is None else self._governor.available_bytes(),
+            candidates=candidates or (Candidate(way.engine or own, way.precision),),
+            on_step=progress.tell,
+        ).chosen
+        return _Way(chosen.engine, chosen.precision, chosen.batch_tokens)
+
+    def _resident(self, name: str, way: _Way, width: int) -> ResidentModel:
+        located = locate(name, directory=self.directory, known=self._known)
+        precision, engine = way.precision, way.engine
         place = located.name if located.known else str(located.folder)
         if located.known is not None and len(located.known.precisions) == 1:
             precision = located.known.precisions[0]
@@ -194,6 +233,7 @@ class Loader:
                     clock=self._clock,
                     recovery=self._recovery,
                     pinned=self._is_pinned(name, located),
+                    batch_tokens=way.batch_tokens,
                     on_progress=self._on_progress,
                     on_open=self._idle.wake,
                 )

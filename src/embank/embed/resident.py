@@ -74,8 +74,9 @@ class ResidentModel:
 
     `open_engine` loads the engine, telling how far it is, and so is `on_progress` told; `on_open` is called when it is
     open. `recovery` cleans up after its calls. A `pinned` model stays, and is the last to go under memory pressure.
-    Fingerprint, dimension and maximum length are known only from
-    the files: reading one of these opens the model, too, and they stay known after it was unloaded.
+    `batch_tokens` is how many padded tokens a batch has, if not as many as the engine says. Fingerprint, dimension and
+    maximum length are known only from the files: reading one of these opens the model, too, and they stay known after
+    it was unloaded.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ResidentModel:
         clock: Clock,
         recovery: Recovery | None = None,
         pinned: bool = False,
+        batch_tokens: int | None = None,
         on_progress: Listener | None = None,
         on_open: Callable[[], object] = lambda: None,
     ) -> None:
@@ -96,6 +98,7 @@ class ResidentModel:
         self.precision = precision
         self.pinned = pinned
         self._open_engine = open_engine
+        self._batch_tokens = batch_tokens
         self._budget = budget
         self._publisher = publisher
         self._clock = clock
@@ -133,7 +136,14 @@ class ResidentModel:
         """
         watched = contextlib.nullcontext() if self._recovery is None else self._recovery.call()
         with self._using() as engine, watched:
-            return batching.embed(engine, texts, kind, budget=self._budget, publisher=self._publisher)
+            return batching.embed(
+                engine,
+                texts,
+                kind,
+                budget=self._budget,
+                publisher=self._publisher,
+                batch_tokens=self._batch_tokens,
+            )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens and prefix, before truncation."""

@@ -41,6 +41,9 @@ class Settings(Section):
     padded_tokens: int = Field(default=1024, ge=16, le=1 << 20)
     """Tokens computed at once, padding included, shared out over the threads; a batch has 256 to 384 of them."""
 
+    measured_batches: bool = False
+    """The size of a batch is not taken from `padded_tokens`: the best that fits is measured once, and remembered."""
+
     dimensions: int | None = Field(default=None, ge=1)
     """Keep this many of a vector's dimensions, where the model was trained for that; empty: all."""
 
