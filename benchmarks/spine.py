@@ -58,7 +58,7 @@ def demo(room: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
     """Run the demo as a newcomer's machine would, with no converted model yet."""
     environ = {**os.environ, "EMBANK_EMBED__DIRECTORY": str(room / "models")}
     command = [sys.executable, "-m", "embank", "demo", "--json"]
-    seen = watch(command, environ=environ, marker="embank.embed.convert")
+    seen = watch(command, environ=environ, marker="embank.embed.formats.convert")
     if seen.returncode != 0:
         raise RuntimeError(f"the demo ended with {seen.returncode}:\n{seen.stderr[-2000:]}\n{seen.stdout[-2000:]}")
     summary = json.loads(seen.stdout)

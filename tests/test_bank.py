@@ -13,8 +13,8 @@ import pytest
 
 import embank
 from embank.bank import Bank, Collection
-from embank.embed.catalog import WORDLLAMA
-from embank.embed.locate import find_files
+from embank.embed.files.catalog import WORDLLAMA
+from embank.embed.files.locate import find_files
 from embank.errors import (
     BudgetExceeded,
     DocumentNotFound,

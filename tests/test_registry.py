@@ -80,7 +80,7 @@ def test_an_entry_point_adds_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_entry_point_cannot_take_over_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "usurper", "embank.engines", "ct2", "usurper:load")
     monkeypatch.syspath_prepend(tmp_path)
-    assert ENGINES["ct2"] == "embank.embed.ct2:load"
+    assert ENGINES["ct2"] == "embank.embed.engines.ct2:load"
     assert list(ENGINES).count("ct2") == 1
 
 

@@ -77,8 +77,8 @@ SECTIONS = Table(
         "source": "embank.source.settings:Settings",
         "chunk": "embank.chunk.settings:Settings",
         "embed": "embank.embed.settings:Settings",
-        "remote": "embank.embed.remote_settings:Settings",
-        "worker": "embank.embed.worker_settings:Settings",
+        "remote": "embank.embed.remote.settings:Settings",
+        "worker": "embank.embed.worker.settings:Settings",
         "store": "embank.store.settings:Settings",
         "search": "embank.search.settings:Settings",
     },
@@ -88,11 +88,11 @@ SECTIONS = Table(
 ENGINES = Table(
     "embedding engine",
     {
-        "ct2": "embank.embed.ct2:load",
-        "onnx": "embank.embed.onnx:load",
-        "openvino": "embank.embed.openvino:load",
-        "static": "embank.embed.static:load",
-        "torch": "embank.embed.torch_engine:load",
+        "ct2": "embank.embed.engines.ct2:load",
+        "onnx": "embank.embed.engines.onnx:load",
+        "openvino": "embank.embed.engines.openvino:load",
+        "static": "embank.embed.engines.static:load",
+        "torch": "embank.embed.engines.torch_engine:load",
     },
     group="embank.engines",
 )

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from embank.cli.program import app
-from embank.embed.catalog import WORDLLAMA
-from embank.embed.locate import find_files
+from embank.embed.files.catalog import WORDLLAMA
+from embank.embed.files.locate import find_files
 
 Run = Callable[..., Result]
 TEXTS = {

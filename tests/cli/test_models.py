@@ -18,9 +18,9 @@ from typer.testing import Result
 
 from embank.cli.errors import MODEL, NOT_FOUND, REFUSED, USAGE
 from embank.cli.progress import Doing
-from embank.embed.catalog import MINILM
-from embank.embed.inuse import hold
-from embank.embed.locate import find_files
+from embank.embed.files.catalog import MINILM
+from embank.embed.files.inuse import hold
+from embank.embed.files.locate import find_files
 
 Run = Callable[..., Result]
 

@@ -12,8 +12,8 @@ from typer.testing import Result
 
 from embank import reembedding
 from embank.cli.reembed import ReembedProgress
-from embank.embed.catalog import MINILM
-from embank.embed.locate import find_files
+from embank.embed.files.catalog import MINILM
+from embank.embed.files.locate import find_files
 
 Run = Callable[..., Result]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from embank.embed.catalog import KNOWN
+from embank.embed.files.catalog import KNOWN
+from embank.embed.files.locate import find_files
 from embank.embed.loader import Loader
-from embank.embed.locate import find_files
 from embank.embed.settings import Settings
 
 

@@ -12,10 +12,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tests.embed.tiny_bert import HIDDEN, make_folder
 
-from embank.embed.folder import WEIGHTS, read_shape
-from embank.embed.onnxfile import DATA_FILE
-from embank.embed.onnxgraph import write_bert
-from embank.embed.safetensors import SafetensorsFile
+from embank.embed.formats.folder import WEIGHTS, read_shape
+from embank.embed.formats.onnxfile import DATA_FILE
+from embank.embed.formats.onnxgraph import write_bert
+from embank.embed.formats.safetensors import SafetensorsFile
 
 Change = Callable[[onnx.ModelProto], None]
 

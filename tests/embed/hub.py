@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from embank.embed.hub import Hub
+from embank.embed.files.hub import Hub
 from embank.system.clock import SystemClock
 
 FIRST, SECOND = "c0ffee" * 6 + "c0ff", "beefed" * 6 + "beef"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from embank.embed.engine import LoadRequest, Unbudgeted
-from embank.embed.isolated import IsolatedEngine, open_isolated
 from embank.embed.settings import Settings
-from embank.embed.worker_settings import Settings as WorkerSettings
+from embank.embed.worker.isolated import IsolatedEngine, open_isolated
+from embank.embed.worker.settings import Settings as WorkerSettings
 from embank.events.kinds import Event
 
 ODD_WORKER = Path(__file__).with_name("odd_worker.py")

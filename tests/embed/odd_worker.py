@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from embank import registry
-from embank.embed import worker
 from embank.embed.engine import Encoded, LoadRequest
-from embank.embed.memfd import write_at
 from embank.embed.model import Fingerprint
-from embank.embed.wire import Frame, Kind, Payload
+from embank.embed.worker import child as worker
+from embank.embed.worker.memfd import write_at
+from embank.embed.worker.wire import Frame, Kind, Payload
 from embank.errors import EmbeddingFailed, ModelFileError
 
 DIMENSION = 3

@@ -12,7 +12,7 @@ import pytest
 
 from embank.embed import choice
 from embank.embed.choice import CANDIDATES, Candidate, Choice, choose
-from embank.embed.locate import Located, locate
+from embank.embed.files.locate import Located, locate
 from embank.embed.settings import Settings
 from embank.embed.trial import probe_texts, sample_texts
 from embank.errors import BudgetExceeded, ModelError

@@ -577,7 +577,7 @@ def test_a_folder_that_is_not_there_is_named(slow: Loader) -> None:
 
 
 def test_a_known_model_that_is_not_here_names_every_way_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embank.embed.locate.PathFinder", SimpleNamespace(find_spec=lambda *_: None))
+    monkeypatch.setattr("embank.embed.files.locate.PathFinder", SimpleNamespace(find_spec=lambda *_: None))
     loader = Loader(Settings(directory=tmp_path))
     with pytest.raises(ModelNotFound) as caught:
         loader.get("minilm")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.embed.tiny_bert import HIDDEN, make_folder
 
-from embank.embed.catalog import MINILM
+from embank.embed.files.catalog import MINILM
 from embank.embed.loader import Loader
 from embank.embed.matryoshka import trained_dimensions
 from embank.embed.model import Model

@@ -8,8 +8,8 @@ from itertools import islice
 import pytest
 
 from embank.bank import Bank, LocalCollection, open_bank
-from embank.embed.catalog import MINILM
-from embank.embed.locate import find_files
+from embank.embed.files.catalog import MINILM
+from embank.embed.files.locate import find_files
 from embank.source.docstrings import StandardLibrary
 
 DOCUMENTS = 1_200

@@ -16,8 +16,8 @@ import pytest
 
 import embank
 from embank.bank import Bank
-from embank.embed.catalog import KNOWN
-from embank.embed.locate import find_files
+from embank.embed.files.catalog import KNOWN
+from embank.embed.files.locate import find_files
 from embank.errors import FingerprintMismatch
 from embank.events.kinds import TextsEmbedded
 

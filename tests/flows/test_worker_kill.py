@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embank.embed.catalog import KNOWN
-from embank.embed.isolated import IsolatedEngine
+from embank.embed.files.catalog import KNOWN
+from embank.embed.files.locate import find_files
 from embank.embed.loader import Loader
-from embank.embed.locate import find_files
 from embank.embed.resident import ResidentModel
 from embank.embed.settings import Settings
-from embank.embed.worker_settings import Settings as WorkerSettings
+from embank.embed.worker.isolated import IsolatedEngine
+from embank.embed.worker.settings import Settings as WorkerSettings
 from embank.errors import EmbeddingFailed
 from embank.events.kinds import Event, WorkerEnded, WorkerStarted
 from embank.testing.models import TEXTS

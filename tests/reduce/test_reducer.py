@@ -11,8 +11,8 @@ import pytest
 from tests.reduce.conftest import MODEL, texts, wide
 
 from embank.bank import Bank, LocalCollection, open_bank
-from embank.embed.catalog import WORDLLAMA
-from embank.embed.locate import find_files
+from embank.embed.files.catalog import WORDLLAMA
+from embank.embed.files.locate import find_files
 from embank.embed.reduce import split_fingerprint
 from embank.errors import (
     BankDamaged,

@@ -37,7 +37,7 @@ def bench(
     config = invocation.config()
     embed, memory = config.section("embed"), config.section("memory")
     from embank.embed.choice import choose
-    from embank.embed.locate import locate, models_directory
+    from embank.embed.files.locate import locate, models_directory
     from embank.memory.meter import machine_limit
 
     directory = models_directory(embed.directory)

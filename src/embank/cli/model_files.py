@@ -20,10 +20,10 @@ from embank.system.size import Size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from embank.embed.hub import Hub
-    from embank.embed.inventory import ModelFiles
-    from embank.embed.prune import Plan
-    from embank.embed.pull import OnPull, PulledModel, PullProgress
+    from embank.embed.files.hub import Hub
+    from embank.embed.files.inventory import ModelFiles
+    from embank.embed.files.prune import Plan
+    from embank.embed.files.pull import OnPull, PulledModel, PullProgress
     from embank.embed.settings import Settings
 
 Endpoint = Annotated[
@@ -55,11 +55,11 @@ def pull(
     [bold]embank models pull intfloat/e5-small-v2 --revision main[/bold]
     """
     embed = invocation.config().section("embed")
-    from embank.embed.catalog import KNOWN, find_known
-    from embank.embed.locate import models_directory
-    from embank.embed.prune import limit_bytes
-    from embank.embed.pull import pull as download
-    from embank.embed.pulled import as_repository
+    from embank.embed.files.catalog import KNOWN, find_known
+    from embank.embed.files.locate import models_directory
+    from embank.embed.files.prune import limit_bytes
+    from embank.embed.files.pull import pull as download
+    from embank.embed.files.pulled import as_repository
 
     model = find_known(name)
     if model is None and as_repository(name) is None:
@@ -97,9 +97,9 @@ def update(
     [bold]embank models update intfloat/e5-small-v2[/bold]
     """
     embed = invocation.config().section("embed")
-    from embank.embed.locate import models_directory
-    from embank.embed.prune import limit_bytes
-    from embank.embed.revisions import update as renew
+    from embank.embed.files.locate import models_directory
+    from embank.embed.files.prune import limit_bytes
+    from embank.embed.files.revisions import update as renew
 
     directory = models_directory(embed.directory)
     with _downloading(name, quiet=invocation.as_json) as told:
@@ -125,8 +125,8 @@ def outdated(
     [bold]embank models outdated[/bold]
     """
     embed = invocation.config().section("embed")
-    from embank.embed.locate import models_directory
-    from embank.embed.revisions import outdated as compare
+    from embank.embed.files.locate import models_directory
+    from embank.embed.files.revisions import outdated as compare
 
     found = compare(models_directory(embed.directory), _hub(embed, endpoint), names=names or ())
     if invocation.as_json:
@@ -173,10 +173,10 @@ def prune(
     [bold]embank models prune intfloat/e5-small-v2 --yes[/bold]
     """
     embed = invocation.config().section("embed")
-    from embank.embed.hubcache import list_cached, remove_cached
-    from embank.embed.inventory import list_files
-    from embank.embed.locate import models_directory
-    from embank.embed.prune import carry_out, limit_bytes, plan
+    from embank.embed.files.hubcache import list_cached, remove_cached
+    from embank.embed.files.inventory import list_files
+    from embank.embed.files.locate import models_directory
+    from embank.embed.files.prune import carry_out, limit_bytes, plan
 
     directory = models_directory(embed.directory)
     if hub_cache and not (names or older_than or to):
@@ -220,7 +220,7 @@ def prune(
 
 
 def _hub(embed: Settings, endpoint: str | None, *, as_user: bool = True) -> Hub:
-    from embank.embed.hub import Hub
+    from embank.embed.files.hub import Hub
 
     return Hub(endpoint, offline=embed.offline, as_user=as_user)
 

@@ -44,8 +44,8 @@ def warm(
     [bold]embank models warm minilm --precision float32[/bold]
     """
     config = invocation.config()
+    from embank.embed.files.prepare import warm as make_ready
     from embank.embed.loader import Loader
-    from embank.embed.prepare import warm as make_ready
 
     embed = config.section("embed")
     with _governed(config) as (governor, stream), _steps(name or embed.model, invocation) as steps:
@@ -87,7 +87,7 @@ def convert(
     [bold]embank models convert minilm --precision int8[/bold]
     """
     config = invocation.config()
-    from embank.embed.prepare import convert as make
+    from embank.embed.files.prepare import convert as make
 
     with _governed(config) as (governor, stream), _steps(name, invocation) as steps:
         made = make(

@@ -14,8 +14,8 @@ from embank.cli.options import Invocation, configured
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embank.embed.catalog import KnownModel
-    from embank.embed.inventory import ModelFiles
+    from embank.embed.files.catalog import KnownModel
+    from embank.embed.files.inventory import ModelFiles
 
 
 @configured
@@ -29,11 +29,11 @@ def list_(
     [bold]embank models list[/bold]
     """
     embed = invocation.config().section("embed")
-    from embank.embed.catalog import KNOWN
-    from embank.embed.hubcache import list_cached
-    from embank.embed.inventory import list_files, own
-    from embank.embed.locate import models_directory
-    from embank.embed.prune import limit_bytes
+    from embank.embed.files.catalog import KNOWN
+    from embank.embed.files.hubcache import list_cached
+    from embank.embed.files.inventory import list_files, own
+    from embank.embed.files.locate import models_directory
+    from embank.embed.files.prune import limit_bytes
 
     directory = models_directory(embed.directory)
     limit = limit_bytes(embed, directory)
@@ -98,7 +98,7 @@ def _ago(seconds: float) -> str:
 
 
 def _facts(model: KnownModel, directory: Path, files: Sequence[ModelFiles], *, chosen: str) -> dict[str, Any]:
-    from embank.embed.locate import find_files
+    from embank.embed.files.locate import find_files
 
     folder = find_files(model, directory=directory)
     copies = [each for each in files if each.kind == "converted" and each.name == model.name]

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from embank.embed.formats.verify import read_reference
 from embank.embed.trial import FAILED_STATUS
-from embank.embed.verify import read_reference
 from embank.errors import BudgetExceeded, ModelError
 from embank.memory import hygiene
 from embank.system.files import Files
@@ -31,7 +31,7 @@ from embank.system.log import get_logger
 from embank.system.process import run_child
 
 if TYPE_CHECKING:
-    from embank.embed.locate import Located
+    from embank.embed.files.locate import Located
     from embank.embed.model import Precision, Vectors
     from embank.embed.settings import Settings
 

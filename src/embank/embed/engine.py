@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from embank.embed.catalog import KnownModel
+    from embank.embed.files.catalog import KnownModel
     from embank.embed.model import Fingerprint, Kind, Precision, Vectors
     from embank.embed.settings import Settings
     from embank.events.kinds import Event

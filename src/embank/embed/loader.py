@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from embank.embed.adopted import adopt
-from embank.embed.catalog import KNOWN, KnownModel
 from embank.embed.device import empty_device_cache
-from embank.embed.endpoint import PREFIX
 from embank.embed.engine import LoadRequest, Unbudgeted, Unheard
-from embank.embed.folder import own_engine
+from embank.embed.files.catalog import KNOWN, KnownModel
+from embank.embed.files.locate import locate, models_directory
+from embank.embed.formats.folder import own_engine
 from embank.embed.idle import IdleWatch
-from embank.embed.locate import locate, models_directory
 from embank.embed.matryoshka import cut, trained_dimensions
 from embank.embed.model import Precision
 from embank.embed.progress import Progress
+from embank.embed.remote.endpoint import PREFIX
 from embank.embed.resident import ModelState, ResidentModel
 from embank.errors import InvalidInput
 from embank.registry import ENGINES, resolve
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embank.embed.engine import Budget, Engine, OnProgress, Publisher
-    from embank.embed.locate import Located
+    from embank.embed.files.locate import Located
     from embank.embed.model import Model
     from embank.embed.progress import Listener
-    from embank.embed.remote import RemoteModel
-    from embank.embed.remote_settings import Settings as RemoteSettings
+    from embank.embed.remote.model import RemoteModel
+    from embank.embed.remote.settings import Settings as RemoteSettings
     from embank.embed.settings import Settings
-    from embank.embed.worker_settings import Settings as WorkerSettings
+    from embank.embed.worker.settings import Settings as WorkerSettings
     from embank.memory.governor import Governor
     from embank.memory.recovery import Recovery
     from embank.memory.roster import Registration
@@ -257,8 +257,8 @@ class Loader:
         return [*self._models.values(), *self._remotes.values()]
 
     def _remote(self, name: str, engine: str | None, width: int) -> RemoteModel:
-        from embank.embed.remote import RemoteModel
-        from embank.embed.remote_settings import Settings as RemoteSettings
+        from embank.embed.remote.model import RemoteModel
+        from embank.embed.remote.settings import Settings as RemoteSettings
 
         if engine not in (None, "remote", "auto"):
             raise InvalidInput(
@@ -300,7 +300,7 @@ class Loader:
         )
         own = located.known.engine if located.known is not None else own_engine(located.folder)
         if self._settings.isolation == "process":
-            from embank.embed.isolated import open_isolated
+            from embank.embed.worker.isolated import open_isolated
 
             pinned = self._is_pinned(place, located)
             opened: Engine = open_isolated(

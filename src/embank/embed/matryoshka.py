@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embank.embed.folder import read_json
+from embank.embed.formats.folder import read_json
 from embank.errors import InvalidInput, ModelFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embank.embed.catalog import KnownModel
     from embank.embed.engine import Encoded, Engine, LoadRequest, TokenIds
+    from embank.embed.files.catalog import KnownModel
     from embank.embed.model import Kind, Vectors
 
 _KEY = "matryoshka_dimensions"

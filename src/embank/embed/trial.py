@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def probe_texts() -> list[str]:
     """The texts whose vectors are compared: those that reference vectors are stored for, whatever the model."""
-    from embank.embed.verify import read_reference
+    from embank.embed.formats.verify import read_reference
 
     reference = read_reference("minilm")
     return [] if reference is None else reference[0]
@@ -110,7 +110,7 @@ def _measure(given: argparse.Namespace) -> dict[str, object]:
 
 def _open(given: argparse.Namespace) -> Engine:
     from embank.embed.engine import LoadRequest, Unbudgeted, Unheard
-    from embank.embed.locate import locate, models_directory
+    from embank.embed.files.locate import locate, models_directory
     from embank.embed.settings import Settings
     from embank.registry import ENGINES, resolve
 

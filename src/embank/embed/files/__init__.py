@@ -1,0 +1,1 @@
+"""Model files: which there are and where, and getting, using, keeping and removing them."""
