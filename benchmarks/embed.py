@@ -62,6 +62,7 @@ MARKS = {
 MB = 1e6
 PAIRS = 5
 TEXTS = 2_000
+PEER_TEXTS = 500
 ALONE = 300
 
 Figures = dict[str, float | None]
@@ -103,7 +104,7 @@ def speed(room: Path) -> tuple[Figures, dict[str, Any]]:
 
 def peers(room: Path) -> tuple[Figures, dict[str, Any]]:
     """Our int8 against other engines for the same model."""
-    _, texts = corpora.wordnet(TEXTS)
+    _, texts = corpora.wordnet(PEER_TEXTS)
     file = _file(room, "texts", texts)
     figures: Figures = {}
     rates: dict[str, float] = {}
@@ -118,7 +119,7 @@ def peers(room: Path) -> tuple[Figures, dict[str, Any]]:
                 pairs = [(rival.run()["seconds"], other.run()["seconds"]) for _ in range(PAIRS)]
                 figures[f"ratio_{peer}"] = statistics.median(theirs / own for own, theirs in pairs)
                 figures[f"peak_growth_{peer}_mb"] = other.growth_bytes / MB
-                rates[peer] = TEXTS / statistics.median(theirs for _, theirs in pairs)
+                rates[peer] = PEER_TEXTS / statistics.median(theirs for _, theirs in pairs)
     return figures, {"peers_texts_per_s": rates}
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
+from embank.embed.cost import BatchCost
 from embank.embed.engine import Encoded
 from embank.embed.texts import checked_kind, checked_texts
 from embank.errors import EmbankError, EmbeddingFailed
@@ -52,6 +53,7 @@ class _Call:
     budget: Budget
     lanes: _Lanes
     batch_tokens: int
+    cost: BatchCost
     tokens: int = 0
     padded_tokens: int = 0
     truncated: int = 0
@@ -91,10 +93,12 @@ def embed(
     budget: Budget,
     publisher: Publisher,
     batch_tokens: int | None = None,
+    cost: BatchCost | None = None,
 ) -> Vectors:
     """L2-normalised float32 vectors of `texts`, in their order; publishes one `TextsEmbedded`.
 
-    `batch_tokens` is how many padded tokens a batch may have; by default as many as the engine says.
+    `batch_tokens` is how many padded tokens a batch may have; by default as many as the engine says. `cost` corrects
+    the engine's estimates of what a batch takes.
 
     Working memory is one window's token ids and one batch, whatever the number of texts. Raises `InvalidInput` for a
     text that is none, `BudgetExceeded` when not even one row fits, `EmbeddingFailed` when the engine raises or answers
@@ -111,7 +115,14 @@ def embed(
         nullcontext() if is_small else budget.reserve("embedded vectors", answer_bytes, wait_s=_WAIT_S),
         _Lanes(engine.lanes) as lanes,
     ):
-        call = _Call(engine, checked_kind(kind), budget, lanes, batch_tokens or engine.batch_tokens)
+        call = _Call(
+            engine,
+            checked_kind(kind),
+            budget,
+            lanes,
+            batch_tokens or engine.batch_tokens,
+            cost or BatchCost(lambda: None),
+        )
         vectors = np.empty((len(listed), dimension), dtype=np.float32)
         for start, stop in _windows(listed):
             _embed_window(call, listed[start:stop], vectors[start:stop], offset=start)
@@ -201,21 +212,28 @@ def _compute(call: _Call, ids: list[TokenIds], batches: list[npt.NDArray[np.intp
     """
     engine = call.engine
     widths = [_width(engine, len(ids[batch[0]])) for batch in batches]
-    least_bytes = max(engine.batch_bytes(1, width) for width in widths)
-    largest_bytes = max(engine.batch_bytes(len(batch), width) for batch, width in zip(batches, widths, strict=True))
+    factor = call.cost.factor  # read once: it may change while this window is cut
+
+    def cost(estimated_bytes: int) -> int:
+        return int(estimated_bytes * factor)
+
+    least_bytes = cost(max(engine.batch_bytes(1, width) for width in widths))
+    estimated_bytes = max(engine.batch_bytes(len(batch), width) for batch, width in zip(batches, widths, strict=True))
+    largest_bytes = max(cost(estimated_bytes), least_bytes, 1)
     lanes = min(engine.lanes, len(batches))
     with call.budget.reserve("embed batches", lanes * largest_bytes, least_bytes=least_bytes, wait_s=_WAIT_S) as grant:
         lanes = max(1, min(lanes, grant.granted_bytes // largest_bytes))
         lane_bytes = grant.granted_bytes // lanes
         pieces = []
         for batch, width in zip(batches, widths, strict=True):
-            rows = max(1, lane_bytes // engine.batch_bytes(1, width))
+            rows = max(1, lane_bytes // max(cost(engine.batch_bytes(1, width)), 1))
             pieces += [batch[start : start + rows] for start in range(0, len(batch), rows)]
 
         def fill(piece: npt.NDArray[np.intp]) -> None:
             out[piece] = _checked_forward(engine, [ids[index] for index in piece])
 
-        call.lanes.map(fill, pieces, lanes)
+        with call.cost.watched(min(lanes * estimated_bytes, int(grant.granted_bytes / factor))):
+            call.lanes.map(fill, pieces, lanes)
     return sum(len(batch) * width for batch, width in zip(batches, widths, strict=True))
 
 

@@ -22,6 +22,7 @@ from embank.embed.model import Precision
 from embank.embed.progress import Progress
 from embank.embed.remote.endpoint import PREFIX
 from embank.embed.resident import ModelState, ResidentModel
+from embank.embed.shared import ENGINES as SHARED
 from embank.errors import InvalidInput
 from embank.registry import ENGINES, resolve
 from embank.system.clock import Clock, SystemClock
@@ -234,6 +235,7 @@ class Loader:
                     recovery=self._recovery,
                     pinned=self._is_pinned(name, located),
                     batch_tokens=way.batch_tokens,
+                    learns=self._settings.isolation == "thread",
                     on_progress=self._on_progress,
                     on_open=self._idle.wake,
                 )
@@ -298,14 +300,16 @@ class Loader:
             publisher=self._publisher,
             on_progress=on_progress,
         )
-        own = located.known.engine if located.known is not None else own_engine(located.folder)
-        if self._settings.isolation == "process":
+        engine = engine or (located.known.engine if located.known is not None else own_engine(located.folder))
+        pinned = self._is_pinned(place, located)
+
+        def open_engine() -> Engine:
+            if request.settings.isolation == "thread":
+                return cut(self._engine_of(engine)(request), request)
             from embank.embed.worker.isolated import open_isolated
 
-            pinned = self._is_pinned(place, located)
-            opened: Engine = open_isolated(
-                engine or own, request, settings=self._worker, pinned=pinned, clock=self._clock
-            )
-        else:
-            opened = self._engine_of(engine or own)(request)
-        return cut(opened, request)
+            return cut(open_isolated(engine, request, settings=self._worker, pinned=pinned, clock=self._clock), request)
+
+        # All that makes it another engine; the files themselves are part of its fingerprint, which is checked.
+        key = (self._engine_of, place, precision, engine, request.settings, self._worker, self.directory, pinned)
+        return SHARED.get(key, open_engine)

@@ -18,6 +18,7 @@ from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from embank.embed import batching
+from embank.embed.cost import BatchCost
 from embank.embed.progress import Listener, Progress
 from embank.embed.texts import checked_texts
 from embank.errors import EmbeddingFailed, ModelFileError
@@ -29,6 +30,7 @@ from embank.events.kinds import (
     ModelLoadStarted,
     ModelUnloaded,
 )
+from embank.memory.recovery import own_bytes
 
 if TYPE_CHECKING:
     from embank.embed.engine import Budget, Engine, OnProgress, Publisher
@@ -74,7 +76,8 @@ class ResidentModel:
 
     `open_engine` loads the engine, telling how far it is, and so is `on_progress` told; `on_open` is called when it is
     open. `recovery` cleans up after its calls. A `pinned` model stays, and is the last to go under memory pressure.
-    `batch_tokens` is how many padded tokens a batch has, if not as many as the engine says. Fingerprint, dimension and
+    `batch_tokens` is how many padded tokens a batch has, if not as many as the engine says. It `learns` what batches
+    take, unless they are computed in another process. Fingerprint, dimension and
     maximum length are known only from the files: reading one of these opens the model, too, and they stay known after
     it was unloaded.
     """
@@ -91,6 +94,7 @@ class ResidentModel:
         recovery: Recovery | None = None,
         pinned: bool = False,
         batch_tokens: int | None = None,
+        learns: bool = True,
         on_progress: Listener | None = None,
         on_open: Callable[[], object] = lambda: None,
     ) -> None:
@@ -99,6 +103,8 @@ class ResidentModel:
         self.pinned = pinned
         self._open_engine = open_engine
         self._batch_tokens = batch_tokens
+        self._learns = learns
+        self._cost: BatchCost | None = None
         self._budget = budget
         self._publisher = publisher
         self._clock = clock
@@ -143,6 +149,7 @@ class ResidentModel:
                 budget=self._budget,
                 publisher=self._publisher,
                 batch_tokens=self._batch_tokens,
+                cost=self._cost,
             )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -290,6 +297,7 @@ class ResidentModel:
         used = engine.used_bytes()
         with self._lock:
             self._engine = engine
+            self._cost = BatchCost(own_bytes) if self._learns else None
             self._flight = None
             self._identity = (engine.fingerprint, engine.max_tokens)
             self._load_s = seconds

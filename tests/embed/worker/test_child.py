@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.embed.isolation import HandClock, Heard, alive, descriptors, odd_engine
 
 from embank.config import load
 from embank.embed import batching
@@ -35,8 +36,6 @@ from embank.memory.governor import Governor
 from embank.memory.meter import SystemMeter
 from embank.registry import SECTIONS
 from embank.testing.models import TEXTS, ModelContract
-
-from .isolation import HandClock, Heard, alive, descriptors, odd_engine
 
 if sys.platform != "linux":
     pytest.skip("a worker process needs Linux", allow_module_level=True)

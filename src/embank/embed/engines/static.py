@@ -59,17 +59,21 @@ def load(request: LoadRequest) -> Engine:
     held = hold(request.folder, directory=request.models_directory)
     if held is None:
         raise not_here(request.known)  # removed meanwhile
-    check_files(request.known, request.folder)
-    request.on_progress(0.5, "opening")
-    tokenizer_bytes = (request.folder / request.known.tokenizer).stat().st_size * _TOKENIZER_BYTES_A_FILE_BYTE
-    with request.budget.reserve(f"load {request.name}", tokenizer_bytes):
-        return StaticEngine(
-            request.known,
-            request.folder,
-            dimension=wanted,
-            split=request.settings.long_texts == "split",
-            held=held,
-        )
+    try:
+        check_files(request.known, request.folder)
+        request.on_progress(0.5, "opening")
+        tokenizer_bytes = (request.folder / request.known.tokenizer).stat().st_size * _TOKENIZER_BYTES_A_FILE_BYTE
+        with request.budget.reserve(f"load {request.name}", tokenizer_bytes):
+            return StaticEngine(
+                request.known,
+                request.folder,
+                dimension=wanted,
+                split=request.settings.long_texts == "split",
+                held=held,
+            )
+    except BaseException:
+        held.close()
+        raise
 
 
 class StaticEngine:

@@ -13,6 +13,7 @@ from embank.embed.engine import LoadRequest, Unbudgeted, Unheard
 from embank.embed.files.catalog import KNOWN, KnownModel
 from embank.embed.files.inventory import ModelFiles, list_files
 from embank.embed.files.locate import locate, models_directory
+from embank.embed.formats.folder import own_engine
 from embank.embed.formats.verify import check_against_reference, read_reference
 from embank.errors import InvalidInput
 from embank.events.kinds import Event, ModelConverted
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from embank.embed.model import Precision
     from embank.embed.settings import Settings
 
-_FOLDER_ENGINE = "ct2"
 _TRIED_TEXT = "The quick brown fox jumps over the lazy dog."
 # Of the stored texts; all of them were compared when the model was converted.
 _COMPARED_TEXTS = 8
@@ -79,7 +79,7 @@ def convert(
     """
     directory = models_directory(settings.directory)
     located = locate(name, directory=directory, known=known)
-    own = located.known.engine if located.known is not None else _FOLDER_ENGINE
+    own = located.known.engine if located.known is not None else own_engine(located.folder)
     wanted: Precision = precision or settings.precision
     if located.known is not None and len(located.known.precisions) == 1:
         wanted = located.known.precisions[0]

@@ -220,4 +220,7 @@ def _say(**fields: object) -> None:
 
 
 if __name__ == "__main__":
+    from embank.system.process import die_with_parent
+
+    die_with_parent()  # whoever asked for the conversion is gone then, and its lock with it
     sys.exit(main())

@@ -1,8 +1,9 @@
 """The worker: a child process that holds a model, `python -m embank.embed.worker.child SOCKET MEMORY PARENT NUMBER`.
 
-Reads frames (see `wire`) from the socket, opens the engine that the first one names, and answers requests: as many at once as the engine has lanes, each in a thread of its own, while the main thread goes on reading, so that
-a ping is answered also in the midst of a batch. It trims its allocator when it has been idle for a moment, and ends
-when its parent does, or when what it reads is garbled.
+Reads frames (see `wire`) from the socket, opens the engine that the first one names, and answers requests: as many at
+once as the engine has lanes, each in a thread of its own, while the main thread goes on reading, so that a ping is
+answered also in the midst of a batch. It trims its allocator when it has been idle for a moment, and ends when its
+parent does, or when what it reads is garbled.
 
 Decides nothing: when it is replaced, what is tried again and what it may hold is its parent's affair.
 """
