@@ -32,7 +32,7 @@ def test_a_name_resolves_to_what_its_path_names() -> None:
 def test_an_unknown_name_lists_the_known_and_suggests_the_nearest() -> None:
     with pytest.raises(InvalidInput) as caught:
         resolve(ENGINES, "statik")
-    assert str(caught.value).startswith("unknown embedding engine 'statik': there are ct2, static")
+    assert str(caught.value).startswith("unknown embedding engine 'statik': there are ct2, ")
     assert str(caught.value).endswith("did you mean 'static'?")
 
 
@@ -70,7 +70,7 @@ def test_an_entry_point_adds_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     install(tmp_path, "third_party_engine", "embank.engines", "theirs", "third_party_engine:load")
     monkeypatch.syspath_prepend(tmp_path)
     assert "theirs" in ENGINES
-    assert list(ENGINES)[:2] == ["ct2", "static"]
+    assert next(iter(ENGINES)) == "ct2"
     assert "theirs" in list(ENGINES)
     assert len(ENGINES) == len(list(ENGINES))
     assert resolve(ENGINES, "theirs")() == "theirs"

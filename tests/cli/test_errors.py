@@ -40,7 +40,9 @@ DOCUMENTED = {
     errors.ModelFileError: 7,
     errors.HubError: 7,
     errors.OfflineMode: 7,
+    errors.DeviceNotFound: 7,
     errors.EmbeddingFailed: 7,
+    errors.RemoteFailed: 7,
 }
 
 

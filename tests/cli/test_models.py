@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.embed.files.test_inventory import fill_cache
 from tests.embed.hub import FIRST, SECOND, StandInHub, serving
-from tests.embed.test_inventory import fill_cache
 from tests.embed.tiny_bert import make_folder
 from typer.testing import Result
 

@@ -13,6 +13,7 @@ import pytest
 import embank
 from embank.embed.engine import Engine, LoadRequest
 from embank.embed.loader import Loader
+from embank.embed.resident import ResidentModel
 from embank.embed.settings import Settings
 from embank.embed.shared import SharedEngines
 from embank.errors import EmbeddingFailed, ModelFileError
@@ -108,7 +109,9 @@ def _raises_other() -> Engine:
 
 def test_a_handle_that_was_closed_says_so(loader: Loader, wordllama_files: Path) -> None:
     shared = SharedEngines()
-    with loader.get("wordllama")._using() as engine:  # type: ignore[union-attr]
+    model = loader.get("wordllama")
+    assert isinstance(model, ResidentModel)
+    with model._using() as engine:
         handle = shared.get("key", lambda: engine)
         second = shared.get("key", lambda: engine)
         handle.close()

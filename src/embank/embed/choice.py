@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from embank.embed.files.locate import identity
 from embank.embed.formats.verify import read_reference
 from embank.embed.trial import FAILED_STATUS
 from embank.errors import BudgetExceeded, ModelError
@@ -315,23 +316,13 @@ def _key(located: Located, settings: Settings, candidates: tuple[Candidate, ...]
     """Changes with whatever would change the figures."""
     facts = {
         "format": _FORMAT,
-        "model": _identity(located),
+        "model": identity(located),
         "device": settings.device,
         "threads": settings.threads or hygiene.usable_cpus(),
         "processor": _processor(),
         "versions": _versions(candidates),
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _identity(located: Located) -> list[object]:
-    if located.known is not None:
-        return [located.name, *sorted(located.known.files.values())]
-    folder = located.folder
-    if folder is None:
-        return [located.name]
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return [str(folder), *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)]
 
 
 def _processor() -> list[str]:

@@ -14,7 +14,7 @@ from embank.embed.adopted import adopt
 from embank.embed.device import empty_device_cache
 from embank.embed.engine import LoadRequest, Unbudgeted, Unheard
 from embank.embed.files.catalog import KNOWN, KnownModel
-from embank.embed.files.locate import locate, models_directory
+from embank.embed.files.locate import identity, locate, models_directory
 from embank.embed.formats.folder import own_engine
 from embank.embed.idle import IdleWatch
 from embank.embed.matryoshka import cut, trained_dimensions
@@ -310,6 +310,15 @@ class Loader:
 
             return cut(open_isolated(engine, request, settings=self._worker, pinned=pinned, clock=self._clock), request)
 
-        # All that makes it another engine; the files themselves are part of its fingerprint, which is checked.
-        key = (self._engine_of, place, precision, engine, request.settings, self._worker, self.directory, pinned)
+        # All that makes it another engine.
+        key = (
+            self._engine_of,
+            identity(located),
+            precision,
+            engine,
+            request.settings,
+            self._worker,
+            self.directory,
+            pinned,
+        )
         return SHARED.get(key, open_engine)

@@ -7,6 +7,7 @@ the last. What is theirs alone (budget, events, idle time) stays theirs.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -62,7 +63,8 @@ class _Handle:
 
     def __init__(self, engine: Engine, let_go: Callable[[], None]) -> None:
         self._engine: Engine | None = engine
-        self._let_go = let_go
+        # Also where the handle is forgotten without being closed.
+        self._let_go = weakref.finalize(self, let_go)
         self.fingerprint = engine.fingerprint
         self.max_tokens = engine.max_tokens
         self.batch_tokens = engine.batch_tokens
@@ -90,9 +92,8 @@ class _Handle:
         return 0 if self._engine is None else self._engine.used_bytes()
 
     def close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            self._let_go()
+        self._engine = None
+        self._let_go()
 
     def _held(self) -> Engine:
         if self._engine is None:

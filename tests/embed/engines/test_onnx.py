@@ -19,9 +19,9 @@ pytest.importorskip("onnx", reason="models are converted with the package onnx")
 pytest.importorskip("onnxruntime", reason="the engine is ONNX Runtime")
 
 from tests.embed import exported
+from tests.embed.engines.test_ct2 import request_of
 from tests.embed.exported import make_exported
-from tests.embed.test_converted import Heard, folders
-from tests.embed.test_ct2 import request_of
+from tests.embed.formats.test_converted import Heard, folders
 from tests.embed.tiny_bert import make_folder, write_json
 
 from embank.embed.engine import LoadRequest

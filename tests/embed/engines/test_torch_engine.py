@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.embed.test_ct2 import request_of
+from tests.embed.engines.test_ct2 import request_of
 from tests.embed.tiny_bert import encode_safetensors, make_folder, make_tensors, write_tokenizer
 
 from embank.embed import batching

@@ -25,6 +25,7 @@ from embank.embed.settings import Settings
 from embank.errors import BudgetExceeded, ModelError, ModelFileError, ModelNotFound
 from embank.events.kinds import Event, ModelConversionStarted, ModelConverted
 from embank.memory.governor import Governor
+from embank.registry import ENGINES, resolve
 from embank.system.process import run_child
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ def models(tmp_path: Path) -> Path:
 
 
 def loader_of(models: Path, heard: Heard, **more: Any) -> Loader:
-    return Loader(Settings(directory=models, threads=1), stream=heard, **more)
+    # As in a process of its own: with engines that no other loader has open.
+    return Loader(
+        Settings(directory=models, threads=1), stream=heard, engine_of=lambda name: resolve(ENGINES, name), **more
+    )
 
 
 def folders(models: Path) -> list[str]:

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="graphs are computed by ONNX Runtime")
 
 import onnx
 from onnx import checker, numpy_helper, shape_inference
-from tests.embed.test_ct2 import request_of
+from tests.embed.engines.test_ct2 import request_of
 from tests.embed.tiny_bert import HIDDEN, make_folder, make_tensors
 
 from embank.embed.engine import LoadRequest

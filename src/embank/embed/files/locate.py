@@ -143,3 +143,14 @@ def package_folders(model: KnownModel) -> list[Path]:
 
 def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "~", os.sep)) or os.sep in name
+
+
+def identity(located: Located) -> tuple[object, ...]:
+    """Changes with the model's source files: their published checksums, or of a folder's what the file system tells."""
+    if located.known is not None:
+        return (located.name, *sorted(located.known.files.values()))
+    if located.folder is None:
+        return (located.name,)
+    files = sorted(path for path in located.folder.rglob("*") if path.is_file())
+    facts = ((str(path), path.stat()) for path in files)
+    return (str(located.folder), *((name, stat.st_size, stat.st_mtime_ns) for name, stat in facts))
