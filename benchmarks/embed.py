@@ -114,8 +114,8 @@ def peers(room: Path) -> tuple[Figures, dict[str, Any]]:
             if python is None:
                 figures[f"ratio_{peer}"] = None
                 continue
-            options = [str(_onnx_folder(room))] if peer == "fastembed" else []
-            with Rival(peer, file, *options, python=python) as other:
+            folder = _onnx_folder(room) if peer == "fastembed" else model_folder()
+            with Rival(peer, file, str(folder), python=python) as other:
                 pairs = [(rival.run()["seconds"], other.run()["seconds"]) for _ in range(PAIRS)]
                 figures[f"ratio_{peer}"] = statistics.median(theirs / own for own, theirs in pairs)
                 figures[f"peak_growth_{peer}_mb"] = other.growth_bytes / MB
@@ -285,6 +285,7 @@ def main() -> None:
         print(f"{name} …", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
             measured, more = PARTS[name](Path(folder))
+        print(json.dumps(measured), file=sys.stderr, flush=True)  # what follows may take long, or fail
         figures |= measured
         detail |= more
     publish("embed", figures, MARKS, detail, as_json=given.json)

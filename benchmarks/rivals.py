@@ -1,7 +1,7 @@
 """Ways to embed the same texts, each in a process of its own that loads once and then does as it is told.
 
-`embank ENGINE PRECISION`, `sentence-transformers`, `fastembed FOLDER` (an ONNX model's folder), `infinity`. All get the
-texts in calls of 512, the two last in batches of 32 as they come.
+`embank ENGINE PRECISION`, `sentence-transformers`, `fastembed FOLDER` (of an ONNX model), `infinity FOLDER` (of the
+original). All get the texts in calls of 512; all but ours compute them in batches of 32.
 """
 
 from __future__ import annotations
@@ -140,13 +140,13 @@ def _fastembed(folder: str) -> Embed:
     return lambda texts: np.array(list(model.embed(list(texts), batch_size=32)), dtype=np.float32)
 
 
-def _infinity() -> Embed:
+def _infinity(folder: str) -> Embed:
     import asyncio
 
     import numpy as np
     from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
-    arguments = EngineArgs(model_name_or_path=str(model_folder()), engine="torch", device="cpu", batch_size=32)
+    arguments = EngineArgs(model_name_or_path=folder, engine="torch", device="cpu", batch_size=32)
     engine = AsyncEmbeddingEngine.from_args(arguments)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(engine.astart())
