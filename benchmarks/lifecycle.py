@@ -49,23 +49,20 @@ def cycles(texts: list[str]) -> dict[str, Any]:
 
 def recycled(texts: list[str]) -> dict[str, Any]:
     """Waits for a line before the model is loaded, after embedding and after recycling."""
-    from embank.embed.loader import Loader
-    from embank.embed.settings import Settings
+    import embank
 
-    loader = Loader(Settings(isolation="process", keep_alive_s=None))
-    loader.get()  # converted, if it had to be, and the parent's own part is in memory
-    loader.unload_all()
-    _pause("floor")
-    _embed(loader.get().embed, texts)
-    _pause("embedded")
-    began = time.perf_counter()
-    loader.unload_all()
-    seconds = time.perf_counter() - began
-    _pause("recycled")
-    began = time.perf_counter()
-    loader.get().embed(texts[:1])
-    first_s = time.perf_counter() - began
-    loader.close()
+    with embank.models.load("minilm", isolation="process", keep_alive_s=None) as model:
+        model.release()  # converted, if it had to be, and the parent's own part is in memory
+        _pause("floor")
+        _embed(model.embed, texts)
+        _pause("embedded")
+        began = time.perf_counter()
+        model.release()
+        seconds = time.perf_counter() - began
+        _pause("recycled")
+        began = time.perf_counter()
+        model.embed(texts[:1])
+        first_s = time.perf_counter() - began
     return {"recycle_s": seconds, "first_s": first_s}
 
 

@@ -6,6 +6,7 @@ original). All get the texts in calls of 512; all but ours compute them in batch
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -66,6 +67,10 @@ class Rival:
         """The texts' vectors, as .npy; `alone`: each text embedded by itself."""
         self._tell("alone" if alone else "save", path=str(path))
 
+    def release(self) -> None:
+        """Let the model go as a user of it would."""
+        self._tell("release")
+
     def __enter__(self) -> Self:
         return self
 
@@ -117,12 +122,10 @@ def model_folder() -> Path:
 def _embank(engine: str, precision: str) -> Embed:
     from typing import cast
 
-    from embank.embed.loader import Loader
+    import embank
     from embank.embed.model import Precision
-    from embank.embed.settings import Settings
 
-    settings = Settings(model="minilm", engine=engine, precision=cast("Precision", precision))
-    return Loader(settings).get().embed
+    return embank.models.load("minilm", engine=engine, precision=cast("Precision", precision)).embed
 
 
 def _sentence_transformers() -> Embed:
@@ -196,6 +199,14 @@ def main() -> None:
             load_s = time.perf_counter() - started
             embed_all(embed)  # once unmeasured: kernels are chosen, pages faulted in
             say(seconds=load_s)
+        elif told["do"] == "release":
+            owner = getattr(embed, "__self__", None)
+            embed = None
+            if name == "embank" and owner is not None:
+                owner.close()
+            del owner
+            gc.collect()
+            say(released=name)
         elif told["do"] == "run":
             embed_all(embed)
             say(seconds=time.perf_counter() - started)
