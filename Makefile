@@ -31,7 +31,7 @@ demo: $(VENV)/.embank $(VENV)/.models ## index the standard library's documentat
 	@$(BIN)/embank demo
 
 test: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## run the tests
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest
 
 check: lint test ## everything that CI runs: lint, format, types, import contracts, tests
 

@@ -130,7 +130,8 @@ def _check(engine: TorchEngine, request: LoadRequest) -> None:
         request.name if request.known is not None else "",
         request.precision,
         lambda texts: batching.embed(engine, texts, "passage", budget=request.budget, publisher=Unheard()),
-        texts=_REFERENCE_TEXTS,
+        # The last of them is longer than the model takes, and its reference vector that of its beginning.
+        texts=_REFERENCE_TEXTS - 1 if request.settings.long_texts == "split" else _REFERENCE_TEXTS,
     )
 
 

@@ -8,6 +8,7 @@ waits for an answer. Loading, replacing and retrying are not its affair.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -216,7 +217,11 @@ class Channel:
             while data:
                 try:
                     data = data[self.connection.send(data) :]
-                except BlockingIOError:
+                except OSError as error:
+                    if error.errno == errno.EBADF:
+                        return  # ended meanwhile by another thread, which has told all who wait
+                    if not isinstance(error, BlockingIOError):
+                        raise
                     # What is sent is small: a child that has no room for it has not read for long.
                     refused += 1
                     if refused > _MOST_REFUSALS:
