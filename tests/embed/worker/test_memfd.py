@@ -161,7 +161,7 @@ def test_the_meter_counts_it_once(memory: SharedMemory) -> None:
         child.stdin.flush()
         assert child.stdout.readline() == b"33554432\n"  # so many does the other side see
         after = meter.read()
-        assert after.processes == before.processes == 2
+        assert after.processes == before.processes >= 2
         assert 31 * MB <= after.tree_bytes - before.tree_bytes <= 48 * MB
         memory.give(region)
         assert after.tree_bytes - meter.read().tree_bytes >= 30 * MB
