@@ -1,4 +1,4 @@
-"""The model file is byte for byte what CTranslate2's own classes write from the same tensors."""
+"""The model file is byte for byte what CTranslate2's own classes write from the same tensors and the same scales."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from ctranslate2.specs import common_spec, transformer_spec
+from ctranslate2.specs.model_spec import NumpyVariable
 from tests.embed.tiny_bert import HIDDEN, Tensors, make_folder, make_tensors
 
 from embank.embed.formats.ctformat import bert_variables, quantized_rows, write_model
@@ -23,7 +24,7 @@ PRECISIONS: list[Precision] = ["int8", "float32"]
 
 
 def serialised_by_ctranslate2(shape: BertShape, tensors: Tensors, precision: Precision, path: Path) -> bytes:
-    """As `BertLoader` builds it from a transformers model, without the pooling layer."""
+    """As `BertLoader` builds it from a transformers model, without the pooling layer, and with matrices as `paired`."""
     encoder = transformer_spec.TransformerEncoderSpec(
         shape.layers,
         shape.heads,
@@ -61,8 +62,36 @@ def serialised_by_ctranslate2(shape: BertShape, tensors: Tensors, precision: Pre
     spec.config.unk_token = "[UNK]"  # noqa: S105
     spec.validate()
     spec.optimize(quantization=precision)
+    if precision == "int8":
+        for number, layer in enumerate(encoder.layer):
+            stem = f"encoder.layer.{number}"
+            fused = [f"{stem}.attention.self.{part}" for part in ("query", "key", "value")]
+            linears = [
+                (layer.self_attention.linear[0], fused),
+                (layer.self_attention.linear[1], [f"{stem}.attention.output.dense"]),
+                (layer.ffn.linear_0, [f"{stem}.intermediate.dense"]),
+                (layer.ffn.linear_1, [f"{stem}.output.dense"]),
+            ]
+            for linear, sources in linears:
+                if isinstance(linear.weight, str):  # an alias
+                    continue
+                rows = np.concatenate([tensors[f"{source}.weight"] for source in sources]).astype(np.float32)
+                linear.weight, linear.weight_scale = map(NumpyVariable, paired(rows))
     spec._serialize(str(path))
     return path.read_bytes()
+
+
+def paired(matrix: Any) -> tuple[Any, Any]:
+    """The rule in plain words: each row as large as one byte a number, and 128 for a pair of one sign, allow."""
+    rows, scales = [], []
+    for row in matrix:
+        pairs = row.reshape(-1, 2)
+        sums = np.where(pairs > 0, pairs, 0).sum(axis=1), np.where(pairs < 0, -pairs, 0).sum(axis=1)
+        most = max(np.abs(row).max(), np.max(sums) * np.float32(127 / 127.5))
+        scale = np.float32(127) / max(most, np.float32(127) / np.finfo(np.float32).max)
+        rows.append(np.rint(row * scale).astype(np.int8))
+        scales.append(scale)
+    return np.stack(rows), np.array(scales, dtype=np.float32)
 
 
 def serialised_by_embank(folder: Path, precision: Precision) -> bytes:
@@ -138,10 +167,27 @@ def test_minilm_itself(minilm_files: Path, tmp_path: Path, precision: Precision)
 
 def test_quantised_rows_are_within_half_a_step() -> None:
     rows = np.random.default_rng(1).normal(size=(64, 48)).astype(np.float32)
-    quantised, scale = quantized_rows(rows.copy())
+    quantised, scale = quantized_rows(rows.copy(), multiplied=False)
     assert quantised.dtype == np.int8
     assert np.abs(quantised).max(axis=1).tolist() == [127] * 64
     assert np.abs(quantised / scale[:, None] - rows).max() <= 0.5001 / scale.min()
+
+
+@pytest.mark.parametrize("columns", [48, 47, 1])
+def test_no_pair_of_a_multiplied_row_overflows_sixteen_bits(columns: int) -> None:
+    chosen = np.random.default_rng(2)
+    rows = chosen.normal(size=(512, columns)).astype(np.float32) ** 3
+    rows[0] = 1  # every pair at its worst
+    rows[1] = -1
+    rows[2] = 0
+    quantised, scale = quantized_rows(rows.copy(), multiplied=True)
+    assert np.abs(quantised / scale[:, None] - rows).max() <= 0.5001 / scale.min()
+    even = quantised[:, ::2].astype(int)
+    odd = np.zeros_like(even)
+    odd[:, : columns // 2] = quantised[:, 1::2]
+    one_sign = np.maximum(np.maximum(even, 0) + np.maximum(odd, 0), np.maximum(-even, 0) + np.maximum(-odd, 0))
+    assert one_sign.max() * 255 < 1 << 15
+    assert (one_sign[3:].max(axis=1) >= 127 if columns > 1 else np.abs(quantised[3:]).max() == 127).all()
 
 
 def variables_of(tensors: Tensors, tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def _fingerprint(manifest: Manifest) -> Fingerprint:
         dimension=description.dimension,
         engine="ct2",
         precision=manifest.precision,
-        quantization="row-int8" if manifest.precision == "int8" else "none",
+        quantization="row-int8-pairs" if manifest.precision == "int8" else "none",
         query_prefix=description.query_prefix,
         passage_prefix=description.passage_prefix,
     )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 BINARY_VERSION = 6
 # Measured: 22 MB anonymous at most, interpreter and numpy included, whatever the model's size; see the tests.
 CHILD_BYTES = 32 << 20

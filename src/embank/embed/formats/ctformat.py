@@ -2,8 +2,13 @@
 
 Covers binary version 6 of `TransformerEncoderSpec` (ctranslate2/specs/model_spec.py, `_serialize`, `_quantize` and
 `_alias_variables`; ctranslate2/converters/transformers.py, `BertLoader`), without the pooling layer, which sentence
-vectors do not use. The output is byte for byte what those classes write; they hold the whole model, though, and this
-holds one block of rows. numpy is the only heavy import.
+vectors do not use. In float32 the output is byte for byte what those classes write; they hold the whole model, though,
+and this holds one block of rows. numpy is the only heavy import.
+
+In int8 the matrices have scales of their own (`quantized_rows`). Processors without VNNI multiply bytes in pairs and
+add each pair in 16 bits, which overflow: with CTranslate2's scales MiniLM's least cosine to the original was 0.9897 on
+such a processor, and 0.9931 where sums have 32 bits. With these no pair can overflow, whatever the text; what is left
+of the range gives 0.9924 and 0.9935, and two matrix libraries differ by no more than with seven bits.
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Precision = Literal["int8", "float32"]
+Use = Literal["as it is", "looked up", "multiplied"]
+"""What a weight is for: only those whose rows are looked up or multiplied with are quantised."""
 
 BINARY_VERSION = 6
 SPECIFICATION = "TransformerEncoderSpec"
@@ -32,6 +39,8 @@ REVISION = 1
 
 _TYPE_IDS = {"float32": 0, "int8": 1, "int16": 2}
 _MERGE_BY_ADDING = 1
+# Rounding may add half to each of a pair: then it is 128 at most, and 255 * 128 < 2**15.
+_MOST_PAIR = 127.5
 _BLOCK_ROWS = 2048
 _BLOCK_BYTES = 2 << 20  # wide rows make blocks of fewer rows, so that every block costs about the same
 
@@ -49,7 +58,11 @@ class Weight:
     name: str
     sources: tuple[str, ...]
     shape: tuple[int, ...]
-    quantizable: bool = False
+    use: Use = "as it is"
+
+    @property
+    def quantizable(self) -> bool:
+        return self.use != "as it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +142,18 @@ def write_model(
         _write_text(out, name)
 
 
-def quantized_rows(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def quantized_rows(
+    rows: npt.NDArray[np.float32], *, multiplied: bool
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """int8 rows and the scale of each: `row * scale` rounded, the largest magnitude of a row becoming 127.
 
-    The same arithmetic in the same order as CTranslate2's `_quantize`, on fresh `rows`, which it overwrites.
+    The same arithmetic in the same order as CTranslate2's `_quantize`, on fresh `rows`, which it overwrites. Of rows
+    that are `multiplied` the scale is smaller where a pair of neighbours of one sign would come to more than 128: a
+    processor's 16 bits hold 255 (the largest input, shifted to be unsigned) times that.
     """
     largest = np.amax(np.absolute(rows), axis=1)
+    if multiplied:
+        largest = np.maximum(largest, _largest_pair(rows) * np.float32(127 / _MOST_PAIR))
     largest[largest == 0] = 127.0
     # Keep the scale representable in float32 for tiny rows that are not zero.
     largest = np.maximum(largest, np.float32(127) / np.finfo(np.float32).max)
@@ -143,12 +162,22 @@ def quantized_rows(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8],
     return np.rint(rows, out=rows).astype(np.int8), scale
 
 
+def _largest_pair(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The largest sum of what is of one sign in a pair of neighbours (0 and 1, 2 and 3, …), of each row."""
+    most = np.zeros(len(rows), dtype=np.float32)
+    for part in (np.maximum(rows, 0), np.maximum(-rows, 0)):
+        even, odd = part[:, ::2], part[:, 1::2]
+        even[:, : odd.shape[1]] += odd
+        np.maximum(most, np.amax(even, axis=1), out=most)
+    return most
+
+
 def _embeddings(shape: BertShape) -> Iterator[Weight]:
     hidden = shape.hidden
     words = ("embeddings.word_embeddings.weight",)
-    yield Weight("encoder/embeddings_0/weight", words, (shape.vocabulary, hidden), True)
+    yield Weight("encoder/embeddings_0/weight", words, (shape.vocabulary, hidden), "looked up")
     types = ("embeddings.token_type_embeddings.weight",)
-    yield Weight("encoder/embeddings_1/weight", types, (shape.token_types, hidden), True)
+    yield Weight("encoder/embeddings_1/weight", types, (shape.token_types, hidden), "looked up")
     positions = ("embeddings.position_embeddings.weight",)
     yield Weight("encoder/position_encodings/encodings", positions, (shape.positions, hidden))
     yield from _layer_norm("encoder/layernorm_embedding", "embeddings.LayerNorm", hidden)
@@ -167,7 +196,7 @@ def _layer(shape: BertShape, number: int) -> Iterator[Weight]:
 
 
 def _linear(target: str, sources: tuple[str, ...], rows: int, columns: int) -> Iterator[Weight]:
-    yield Weight(f"{target}/weight", tuple(f"{source}.weight" for source in sources), (rows, columns), True)
+    yield Weight(f"{target}/weight", tuple(f"{source}.weight" for source in sources), (rows, columns), "multiplied")
     yield Weight(f"{target}/bias", tuple(f"{source}.bias" for source in sources), (rows,))
 
 
@@ -181,7 +210,7 @@ def _located(weight: Weight, prefix: str, file: SafetensorsFile) -> Weight:
         weight.name,
         tuple(_located_source(prefix + source, file) for source in weight.sources),
         weight.shape,
-        weight.quantizable,
+        weight.use,
     )
 
 
@@ -230,7 +259,7 @@ def _write_quantized(out: Sink, file: SafetensorsFile, weight: Weight) -> None:
     _write_head(out, weight.name, weight.shape, "int8")
     scales = []
     for block in _blocks(file, weight):
-        rows, scale = quantized_rows(block)
+        rows, scale = quantized_rows(block, multiplied=weight.use == "multiplied")
         out.write(rows.data.cast("B"))
         scales.append(scale)
     _write_head(out, f"{weight.name}_scale", weight.shape[:1], "float32")
