@@ -10,7 +10,10 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks import corpora
 from benchmarks.rivals import Rival, has_sentence_transformers
@@ -20,19 +23,28 @@ TEXTS = 2_000
 MB = 1e6
 
 
-def main() -> None:
-    """Run both, one after the other, and draw."""
-    if not has_sentence_transformers():
-        sys.exit("torch and sentence-transformers are not installed: make setup-full")
+@contextmanager
+def drawing(target: Path, *, rows: int = 1, size: tuple[float, float] = (8, 4)) -> Iterator[list[Any]]:
+    """Panels below each other, written to an SVG file at the end: the same bytes whenever the same is drawn."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "embank"
     from matplotlib import pyplot as plt
 
+    figure, panels = plt.subplots(rows, 1, figsize=size, layout="constrained", squeeze=False)
+    yield [row[0] for row in panels]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    """Run both, one after the other, and draw."""
+    if not has_sentence_transformers():
+        sys.exit("torch and sentence-transformers are not installed: make setup-full")
     name, texts = corpora.wordnet(TEXTS)
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, drawing(TARGET) as (axes,):
         file = Path(folder) / "texts.json"
         file.write_text(json.dumps(texts))
         for label, *options in (("sentence-transformers",), ("embank", "ct2", "float32"), ("embank", "ct2", "int8")):
@@ -41,11 +53,9 @@ def main() -> None:
                 time.sleep(2)
             seconds, held = zip(*rival.samples, strict=True)
             axes.plot(seconds, [each / MB for each in held], label=" ".join((label, *options)))
-    axes.set(xlabel="seconds", ylabel="anonymous + shared memory, MB", ylim=(0, None), xlim=(0, None))
-    axes.set_title(f"{TEXTS:,} texts of {name}: load, embed, let go")
-    axes.legend()
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(TARGET, metadata={"Date": None, "Creator": None})
+        axes.set(xlabel="seconds", ylabel="anonymous + shared memory, MB", ylim=(0, None), xlim=(0, None))
+        axes.set_title(f"{TEXTS:,} texts of {name}: load, embed, let go")
+        axes.legend()
     print(TARGET)
 
 
