@@ -80,7 +80,7 @@ def test_fifty_kills_cost_no_vector(tmp_path: Path) -> None:
     if find_files(KNOWN["minilm"], directory=Path("/nonexistent")) is None:
         pytest.skip(f"the files of minilm are not installed: {KNOWN['minilm'].install}")
     gc.collect()
-    before = children(), open_files()
+    children_before, files_before = children(), open_files()
     heard = Heard()
     settings = Settings(directory=tmp_path, isolation="process", threads=2)
     loader = Loader(settings, stream=heard, worker=WorkerSettings(retries=3))
@@ -123,4 +123,6 @@ def test_fifty_kills_cost_no_vector(tmp_path: Path) -> None:
     assert np.array_equal(model.embed(corpus), reference)
 
     loader.close()
-    assert (children(), open_files()) == before
+    # Nothing is left behind. What was there before, of other tests, may have gone meanwhile.
+    assert children() <= children_before
+    assert open_files() <= files_before
