@@ -48,6 +48,7 @@ format: $(VENV)/.embank ## format the code, and fix what lint can fix by itself
 bench: setup-full ## measure everything against its marks and draw the charts in docs/figures
 	@$(PY) -m benchmarks.spine --json
 	@$(PY) -m benchmarks.embed --json
+	@$(PY) -m benchmarks.soak --json
 	@$(PY) -m benchmarks.chart
 
 clean: ## remove all that make made, .venv included

@@ -37,9 +37,12 @@ def serialised_by_ctranslate2(shape: BertShape, tensors: Tensors, precision: Pre
     spec = transformer_spec.TransformerEncoderModelSpec(encoder, pooling_layer=False)
     encoder.scale_embeddings = False
 
+    linears: list[tuple[Any, Any]] = []
+
     def set_linear(target: Any, *sources: str) -> None:
         target.weight = np.concatenate([tensors[f"{source}.weight"] for source in sources]).astype(np.float32)
         target.bias = np.concatenate([tensors[f"{source}.bias"] for source in sources]).astype(np.float32)
+        linears.append((target, target.weight.copy()))  # quantised where it lies, later
 
     def set_norm(target: Any, source: str) -> None:
         target.gamma = tensors[f"{source}.weight"].astype(np.float32)
@@ -63,19 +66,8 @@ def serialised_by_ctranslate2(shape: BertShape, tensors: Tensors, precision: Pre
     spec.validate()
     spec.optimize(quantization=precision)
     if precision == "int8":
-        for number, layer in enumerate(encoder.layer):
-            stem = f"encoder.layer.{number}"
-            fused = [f"{stem}.attention.self.{part}" for part in ("query", "key", "value")]
-            linears = [
-                (layer.self_attention.linear[0], fused),
-                (layer.self_attention.linear[1], [f"{stem}.attention.output.dense"]),
-                (layer.ffn.linear_0, [f"{stem}.intermediate.dense"]),
-                (layer.ffn.linear_1, [f"{stem}.output.dense"]),
-            ]
-            for linear, sources in linears:
-                if isinstance(linear.weight, str):  # an alias
-                    continue
-                rows = np.concatenate([tensors[f"{source}.weight"] for source in sources]).astype(np.float32)
+        for linear, rows in linears:
+            if not isinstance(linear.weight, str):  # an alias of another
                 linear.weight, linear.weight_scale = map(NumpyVariable, paired(rows))
     spec._serialize(str(path))
     return path.read_bytes()
