@@ -20,6 +20,8 @@ from embank.events.stream import Stream
 from embank.kit import Kit
 from embank.memory.governor import Governor
 from embank.memory.meter import SystemMeter, machine_limit
+from embank.memory.monitor import Monitor
+from embank.memory.pressure import watch
 from embank.memory.recovery import Recovery
 from embank.pipeline import OnCommit, OnProgress, Pipeline, approximate_tokens
 from embank.reduce.fitted import Fitted
@@ -91,6 +93,7 @@ class Engine:
             clock=self.clock,
             meter=meter,
         )
+        self.monitor = Monitor(self.governor, settings=memory, publish=self.stream.publish, clock=self.clock)
         self.store = LocalStore(
             root,
             read_only=read_only,
@@ -108,6 +111,11 @@ class Engine:
         self._guard = threading.Lock()
         self._settled = False
         self._reembedded: dict[str, Model] = {}
+        if memory.monitor:
+            self.monitor.start()
+        # Whose word this is: the service manager's, to a process that it started for Embank.
+        heeds = own_process and memory.pressure_watch
+        self._pressure = watch(os.environ, self.governor.report_pressure) if heeds else None
 
     def loader(self) -> Loader:
         """The one loader; importing it brings numpy and the tokenizers along."""
@@ -256,6 +264,9 @@ class Engine:
         finally:
             if self._loader is not None:
                 self._loader.close()
+            if self._pressure is not None:
+                self._pressure.close()
+            self.monitor.close()
             self.recovery.close()
             self.stream.close()
 

@@ -19,6 +19,9 @@ WINDOW_DOCUMENTS = 256
 WINDOW_CHARACTERS = 262_144
 """A window ends with the document that reaches either: enough texts to sort by length, and little to lose."""
 
+WINDOW_WAIT_S = 60.0
+"""How long a window waits for memory before the run ends with `BudgetExceeded`; what was committed stays."""
+
 
 class HasText(Protocol):
     """What a window is made of."""

@@ -15,8 +15,9 @@ from typing import Any
 from embank.errors import FingerprintMismatch, InvalidInput
 from embank.events.kinds import IngestProgressed, SourceItemSkipped
 from embank.events.stream import Stream
-from embank.kit import WINDOW_DOCUMENTS, Kit, windows
+from embank.kit import WINDOW_DOCUMENTS, WINDOW_WAIT_S, Kit, windows
 from embank.memory.governor import Governor
+from embank.memory.priority import bulk_work
 from embank.records import Chunk, Document
 from embank.source.protocol import Source
 from embank.store.collection import StoredCollection
@@ -227,7 +228,8 @@ class Pipeline:
             return 0
         kit = self._kit
         texts = [chunk.text for upsert in plan.upserts for chunk in upsert.chunks]
-        with self._governor.reserve("a window of documents", kit.window_bytes(texts)):
+        wanted_bytes = kit.window_bytes(texts)
+        with bulk_work(), self._governor.reserve("a window of documents", wanted_bytes, wait_s=WINDOW_WAIT_S):
             self._collection.commit(Batch(root, plan.upserts, kit.embed(texts), plan.relabeled), kit.space)
         return len(texts)
 

@@ -7,14 +7,16 @@ by an error, Ctrl-C or a kill, loses at most the window under way, and running a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from embank.errors import EmbankError
 from embank.events.kinds import ReembedFinished, ReembedProgressed, ReembedStarted
 from embank.events.stream import Stream
-from embank.kit import WINDOW_CHARACTERS, WINDOW_DOCUMENTS, Kit
+from embank.kit import WINDOW_CHARACTERS, WINDOW_DOCUMENTS, WINDOW_WAIT_S, Kit
 from embank.memory.governor import Governor
+from embank.memory.priority import bulk_work
 from embank.store.collection import StoredCollection
 from embank.store.shadow import Draft, Shadow
 from embank.system.clock import Clock
@@ -108,7 +110,7 @@ class Reembedder:
             self._fill(shadow, report, started)
             shadow.catch_up(lag_rows=1)
             with shadow.writers_waiting():
-                while self._window(shadow, report, started):
+                while self._window(shadow, report, started, urgent=True):
                     pass
                 swapped = shadow.swap()
         report.outcome, report.sequence, report.documents = "swapped", swapped.sequence, swapped.documents
@@ -150,15 +152,20 @@ class Reembedder:
                 patience -= 1
             ahead = report.remaining
 
-    def _window(self, shadow: Shadow, report: ReembedReport, started: float) -> int:
-        """Embed and write the next documents; how many were read, none when there are no more."""
+    def _window(self, shadow: Shadow, report: ReembedReport, started: float, *, urgent: bool = False) -> int:
+        """Embed and write the next documents; how many were read, none when there are no more.
+
+        It is bulk work, unless it is `urgent`, since others wait for it.
+        """
         window = shadow.window(documents=WINDOW_DOCUMENTS, characters=WINDOW_CHARACTERS)
         if not window:
             return 0
         kit = self._kit
         drafts = [Draft(document, kit.digest(document.text), kit.chunks(document.text)) for document in window]
         texts = [chunk.text for draft in drafts for chunk in draft.chunks]
-        with self._governor.reserve("a window of documents", kit.window_bytes(texts)):
+        wanted_bytes = kit.window_bytes(texts)
+        work = nullcontext() if urgent else bulk_work()
+        with work, self._governor.reserve("a window of documents", wanted_bytes, wait_s=WINDOW_WAIT_S):
             report.embedded += shadow.commit(drafts, kit.embed(texts))
         report.chunks += len(texts)
         report.commits += 1

@@ -8,10 +8,18 @@ from collections.abc import Callable
 
 import pytest
 from tests.memory.conftest import Govern
-from tests.memory.machine import MB, Cache, Machine, StillClock
+from tests.memory.machine import MB, Cache, Machine, StillClock, until
 
 from embank.errors import BudgetExceeded, InvalidInput
-from embank.events.kinds import ActionTaken, Event, MemoryReleased, ReservationRefused, RungEntered, RungLeft
+from embank.events.kinds import (
+    ActionSkipped,
+    ActionTaken,
+    Event,
+    MemoryReleased,
+    ReservationRefused,
+    RungEntered,
+    RungLeft,
+)
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.memory.meter import Reading
@@ -74,8 +82,8 @@ def test_pressure_is_measured_above_the_floor(govern: Govern, machine: Machine) 
 
 
 def test_a_floor_above_the_budget_is_full_pressure(govern: Govern, machine: Machine) -> None:
-    machine.held_bytes = 130 * MB
     governor = govern()
+    machine.held_bytes = 130 * MB
     governor.settle()
     assert governor.snapshot().pressure == pytest.approx(1.3)
     with pytest.raises(BudgetExceeded):
@@ -162,7 +170,7 @@ def test_consumers_of_higher_rungs_are_left_alone_by_relieve(govern: Govern, mac
 
 
 def test_an_unknown_rung_is_refused_by_name(govern: Govern, machine: Machine) -> None:
-    with pytest.raises(InvalidInput, match="'unlod': there are release, trim, refuse"):
+    with pytest.raises(InvalidInput, match="'unlod': there are release, trim, shrink, unload, recycle, refuse"):
         govern().register(Cache(machine, "cache"), rung="unlod")
     with pytest.raises(InvalidInput, match="unlod"):
         govern().register_action("unlod", "x", lambda: 0)
@@ -290,7 +298,8 @@ def test_a_consumer_that_hangs_holds_nobody_else_up(machine: Machine) -> None:
             return super().release(wanted_bytes)
 
     governor = Governor(100 * MB, meter=machine, settings=Settings(slow_release_s=0.01))
-    governor.register(Hung(machine, "hung", 10 * MB, cost=0.1))
+    hung = Hung(machine, "hung", 10 * MB, cost=0.1)
+    governor.register(hung)
     governor.register(Cache(machine, "honest", 80 * MB, cost=1.0))
     stuck = threading.Thread(target=governor.relieve, args=(MB,))
     stuck.start()
@@ -300,9 +309,12 @@ def test_a_consumer_that_hangs_holds_nobody_else_up(machine: Machine) -> None:
             assert second.granted_bytes == 10 * MB
         governor.check()
         assert governor.snapshot().consumers[0] == ("hung", 10 * MB)
+        assert governor.snapshot().consumers_slow == 0, "it has not ended yet"
     finally:
         go_on.set()
         stuck.join()
+    until(lambda: governor.snapshot().consumers_slow == 1)
+    assert hung.bytes == 9 * MB
     assert governor.relieve(MB) == MB
 
 
@@ -383,13 +395,19 @@ def test_it_climbs_to_refusal_when_nothing_helps_and_comes_down_again(govern: Go
         governor.check()
         machine.held_bytes = 10 * MB
         governor.check()
-        story = [describe(event) for event in events.drain() if not isinstance(event, ActionTaken)]
+        story = [describe(event) for event in events.drain() if not isinstance(event, ActionTaken | ActionSkipped)]
     assert story == [
         ("enter release", 0.96),
         ("enter trim", 0.96),
+        ("enter shrink", 0.96),
+        ("enter unload", 0.96),
+        ("enter recycle", 0.96),
         ("enter refuse", 0.96),
         ("refuse new work", 0),
         ("leave refuse", 0.79),
+        ("leave recycle", 0.67),
+        ("leave unload", 0.67),
+        ("leave shrink", 0.67),
         ("leave trim", 0.67),
         ("leave release", 0.10),
     ]

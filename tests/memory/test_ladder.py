@@ -11,7 +11,8 @@ from embank.errors import InvalidInput
 from embank.memory.ladder import Ladder, Rung
 from embank.memory.settings import Settings
 
-RELEASE, TRIM, REFUSE = Settings().rungs()
+RUNGS = Settings().rungs()
+RELEASE, TRIM, SHRINK, UNLOAD, RECYCLE, REFUSE = RUNGS
 
 
 @pytest.fixture
@@ -28,27 +29,43 @@ def test_the_marks_are_those_of_the_design() -> None:
     assert [(rung.name, rung.enter, rung.leave) for rung in Settings().rungs()] == [
         ("release", 0.70, 0.60),
         ("trim", 0.75, 0.68),
+        ("shrink", 0.80, 0.70),
+        ("unload", 0.85, 0.72),
+        ("recycle", 0.92, 0.75),
         ("refuse", 0.95, 0.80),
     ]
 
 
-def test_each_rung_is_entered_at_its_mark_and_not_before(ladder: Ladder) -> None:
-    assert entered(ladder, 0.0, 0.699, 0.70, 0.749, 0.75, 0.949, 0.95, 2.0) == [
-        *(None, None, "release", None, "trim", None, "refuse", None)
-    ]
+@pytest.mark.parametrize("place", range(len(RUNGS)), ids=[rung.name for rung in RUNGS])
+def test_each_rung_is_entered_at_its_mark_and_left_below_its_own_way_down(ladder: Ladder, place: int) -> None:
+    rung = RUNGS[place]
+    climb(ladder, rung.enter - 0.001)
+    assert ladder.active == RUNGS[:place]
+    assert ladder.step(rung.enter).entered == rung
+    assert ladder.rung == rung
+    assert ladder.step(rung.leave).left == ()
+    assert ladder.active == RUNGS[: place + 1]
+    left = ladder.step(rung.leave - 0.001).left
+    assert left[0] == rung
+    assert ladder.active == tuple(lower for lower in RUNGS[:place] if rung.leave - 0.001 >= lower.leave)
 
 
-def test_each_rung_is_left_below_its_own_way_down(ladder: Ladder) -> None:
-    entered(ladder, 0.96, 0.96, 0.96)
-    assert ladder.active == (RELEASE, TRIM, REFUSE)
-    left = [[rung.name for rung in ladder.step(pressure).left] for pressure in (0.80, 0.79, 0.68, 0.67, 0.60, 0.59)]
-    assert left == [[], ["refuse"], [], ["trim"], [], ["release"]]
+def climb(ladder: Ladder, pressure: float) -> None:
+    for _ in RUNGS:
+        ladder.step(pressure)
+
+
+def test_up_and_down_the_whole_ladder_mark_by_mark(ladder: Ladder) -> None:
+    up = entered(ladder, *(rung.enter for rung in RUNGS))
+    assert up == ["release", "trim", "shrink", "unload", "recycle", "refuse"]
+    down = [[rung.name for rung in ladder.step(rung.leave - 0.001).left] for rung in reversed(RUNGS)]
+    assert down == [["refuse"], ["recycle"], ["unload"], ["shrink"], ["trim"], ["release"]]
     assert ladder.rung is None
 
 
 def test_a_collapse_leaves_every_rung_at_once_highest_first(ladder: Ladder) -> None:
-    entered(ladder, 0.96, 0.96, 0.96)
-    assert ladder.step(0.1).left == (REFUSE, TRIM, RELEASE)
+    climb(ladder, 0.96)
+    assert ladder.step(0.1).left == tuple(reversed(RUNGS))
 
 
 def test_between_its_marks_a_rung_does_not_flicker(ladder: Ladder) -> None:
@@ -57,11 +74,14 @@ def test_between_its_marks_a_rung_does_not_flicker(ladder: Ladder) -> None:
 
 
 def test_it_climbs_one_rung_a_step(ladder: Ladder) -> None:
-    assert entered(ladder, 0.99, 0.99, 0.99, 0.99) == ["release", "trim", "refuse", None]
+    names = [rung.name for rung in RUNGS]
+    assert entered(ladder, *[0.99] * 7) == [*names, None]
 
 
 def test_it_does_not_climb_while_pressure_falls(ladder: Ladder) -> None:
-    assert entered(ladder, 0.99, 0.98, 0.97, 0.96) == ["release", None, None, None]
+    steps = [ladder.step(pressure) for pressure in (0.99, 0.98, 0.97, 0.96)]
+    assert [step.entered for step in steps] == [RELEASE, None, None, None]
+    assert [step.falling for step in steps] == [None, TRIM, TRIM, TRIM], "and says so"
     assert entered(ladder, 0.96) == ["trim"]
 
 
@@ -72,43 +92,43 @@ def test_a_fall_within_the_noise_is_no_fall(ladder: Ladder) -> None:
 def test_ease_comes_down_but_never_climbs(ladder: Ladder) -> None:
     assert ladder.ease(0.99).entered is None
     assert ladder.rung is None
-    entered(ladder, 0.96, 0.96, 0.96)
+    climb(ladder, 0.96)
     assert ladder.ease(0.79).left == (REFUSE,)
     assert not ladder.refusing
 
 
-def test_only_the_top_refuses(ladder: Ladder) -> None:
-    refusing = []
-    for pressure in (0.7, 0.75, 0.95, 0.79):
+def test_bulk_work_shrinks_from_its_rung_on_and_only_the_top_refuses(ladder: Ladder) -> None:
+    states = []
+    for pressure in (0.7, 0.75, 0.80, 0.85, 0.92, 0.95, 0.79, 0.69):
         ladder.step(pressure)
-        refusing.append(ladder.refusing)
-    assert refusing == [False, False, True, False]
+        states.append((ladder.shrinking, ladder.refusing))
+    assert states == [*[(False, False)] * 2, *[(True, False)] * 3, (True, True), (True, False), (False, False)]
 
 
 def test_no_action_on_a_rung_that_is_not_active(ladder: Ladder) -> None:
     ladder.step(0.72)
-    assert ladder.may_act(RELEASE, "a", 0.72)
-    assert not ladder.may_act(TRIM, "a", 0.72)
+    assert may_act(ladder, RELEASE, "a", 0.72)
+    assert not may_act(ladder, TRIM, "a", 0.72)
 
 
 def test_an_action_waits_for_its_cool_down_and_no_other(ladder: Ladder, clock: StillClock) -> None:
     ladder.step(0.72)
     assert ladder.acted(RELEASE, "a", before=0.74, after=0.72)
     clock.sleep(4.9)
-    assert not ladder.may_act(RELEASE, "a", 0.72)
-    assert ladder.may_act(RELEASE, "b", 0.72)
+    assert not may_act(ladder, RELEASE, "a", 0.72)
+    assert may_act(ladder, RELEASE, "b", 0.72)
     clock.sleep(0.1)
-    assert ladder.may_act(RELEASE, "a", 0.72)
+    assert may_act(ladder, RELEASE, "a", 0.72)
 
 
 def test_an_action_that_freed_nothing_waits_until_pressure_has_risen(ladder: Ladder, clock: StillClock) -> None:
     ladder.step(0.72)
     assert not ladder.acted(RELEASE, "a", before=0.72, after=0.72)
     clock.sleep(3600)
-    assert not ladder.may_act(RELEASE, "a", 0.72)
-    assert not ladder.may_act(RELEASE, "a", 0.65)
-    assert not ladder.may_act(RELEASE, "a", 0.7249)
-    assert ladder.may_act(RELEASE, "a", 0.73)
+    assert not may_act(ladder, RELEASE, "a", 0.72)
+    assert not may_act(ladder, RELEASE, "a", 0.65)
+    assert not may_act(ladder, RELEASE, "a", 0.7249)
+    assert may_act(ladder, RELEASE, "a", 0.73)
 
 
 def test_a_futile_action_gets_another_chance_when_the_rung_is_entered_again(ladder: Ladder, clock: StillClock) -> None:
@@ -117,7 +137,7 @@ def test_a_futile_action_gets_another_chance_when_the_rung_is_entered_again(ladd
     clock.sleep(10)
     ladder.step(0.5)
     ladder.step(0.71)
-    assert ladder.may_act(RELEASE, "a", 0.71)
+    assert may_act(ladder, RELEASE, "a", 0.71)
 
 
 def test_leaving_the_rung_does_not_shorten_the_cool_down(ladder: Ladder) -> None:
@@ -125,7 +145,7 @@ def test_leaving_the_rung_does_not_shorten_the_cool_down(ladder: Ladder) -> None
     ladder.acted(RELEASE, "a", before=0.72, after=0.5)
     ladder.step(0.5)
     ladder.step(0.72)
-    assert not ladder.may_act(RELEASE, "a", 0.72)
+    assert not may_act(ladder, RELEASE, "a", 0.72)
 
 
 def test_an_action_that_helps_again_is_no_longer_futile(ladder: Ladder, clock: StillClock) -> None:
@@ -134,7 +154,7 @@ def test_an_action_that_helps_again_is_no_longer_futile(ladder: Ladder, clock: S
     clock.sleep(10)
     ladder.acted(RELEASE, "a", before=0.80, after=0.72)
     clock.sleep(10)
-    assert ladder.may_act(RELEASE, "a", 0.72)
+    assert may_act(ladder, RELEASE, "a", 0.72)
 
 
 def test_a_forgotten_action_starts_anew(ladder: Ladder) -> None:
@@ -142,8 +162,8 @@ def test_a_forgotten_action_starts_anew(ladder: Ladder) -> None:
     ladder.acted(RELEASE, "a", before=0.72, after=0.72)
     ladder.acted(RELEASE, "b", before=0.72, after=0.72)
     ladder.forget("a")
-    assert ladder.may_act(RELEASE, "a", 0.72)
-    assert not ladder.may_act(RELEASE, "b", 0.72)
+    assert may_act(ladder, RELEASE, "a", 0.72)
+    assert not may_act(ladder, RELEASE, "b", 0.72)
 
 
 def test_rungs_need_different_names(clock: StillClock) -> None:
@@ -151,6 +171,47 @@ def test_rungs_need_different_names(clock: StillClock) -> None:
         Ladder([Rung("a", 0.5, 0.4), Rung("a", 0.6, 0.5)], cooldown_s=1, clock=clock)
     with pytest.raises(InvalidInput):
         Ladder([], cooldown_s=1, clock=clock)
+
+
+def may_act(ladder: Ladder, rung: Rung, action: str, pressure: float) -> bool:
+    return ladder.hindrance(rung, action, pressure) is None
+
+
+def test_why_an_action_is_not_taken_is_said(ladder: Ladder, clock: StillClock) -> None:
+    ladder.step(0.72)
+    assert ladder.hindrance(TRIM, "a", 0.72) == "rung left"
+    assert ladder.hindrance(RELEASE, "a", 0.72, after_s=10) == "waiting"
+    ladder.acted(RELEASE, "a", before=0.72, after=0.72)
+    assert ladder.hindrance(RELEASE, "a", 0.72) == "cool-down"
+    clock.sleep(10)
+    assert ladder.hindrance(RELEASE, "a", 0.72, after_s=10) == "fruitless"
+    assert ladder.hindrance(RELEASE, "a", 0.74, after_s=10) is None
+
+
+def test_what_is_for_a_rung_that_stays_waits_anew_when_it_is_entered_again(ladder: Ladder, clock: StillClock) -> None:
+    ladder.step(0.72)
+    clock.sleep(59)
+    ladder.step(0.5)
+    ladder.step(0.72)
+    clock.sleep(59)
+    assert ladder.hindrance(RELEASE, "a", 0.72, after_s=60) == "waiting"
+    clock.sleep(1)
+    assert ladder.hindrance(RELEASE, "a", 0.72, after_s=60) is None
+
+
+def test_an_action_that_goes_on_cools_down_and_is_not_judged(ladder: Ladder, clock: StillClock) -> None:
+    ladder.step(0.72)
+    ladder.began(RELEASE, "a")
+    assert ladder.hindrance(RELEASE, "a", 0.72) == "cool-down"
+    clock.sleep(5)
+    assert ladder.hindrance(RELEASE, "a", 0.72) is None
+
+
+def test_a_clock_that_is_set_back_makes_no_cool_down_longer(ladder: Ladder, clock: StillClock) -> None:
+    ladder.step(0.72)
+    ladder.acted(RELEASE, "a", before=0.80, after=0.72)
+    clock.sleep(-3600)
+    assert may_act(ladder, RELEASE, "a", 0.72)
 
 
 @given(st.lists(st.floats(0, 2), max_size=50))

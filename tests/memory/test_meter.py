@@ -68,7 +68,12 @@ def test_a_tree_is_anonymous_and_shared_of_every_descendant_and_never_files(proc
     proc.add(50, status(anonymous=500))
     proc.add(60, status(anonymous=60_000))
     assert proc.read(10) == Reading(
-        tree_bytes=1514 * 1024, cgroup_bytes=None, cgroup_limit_bytes=None, processes=5, source="status"
+        tree_bytes=1514 * 1024,
+        cgroup_bytes=None,
+        cgroup_limit_bytes=None,
+        processes=5,
+        source="status",
+        by_process=tuple((pid, kb * 1024) for pid, kb in ((10, 110), (20, 200), (40, 404), (30, 300), (50, 500))),
     )
     assert proc.read(30).tree_bytes == 800 * 1024
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +118,24 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Recyclable(Protocol):
+    """An engine whose model lives in a process that can be replaced by a fresh one."""
+
+    def recycle(self, *, room_bytes: int = 0) -> int:
+        """End that process once its batches are done, for the next request to start a fresh one; the bytes it held.
+
+        Where the model would fit into `room_bytes` once more, the fresh one is started first, and nobody waits. 0 where
+        there is no such process. Waits for it; thread-safe.
+        """
+        ...
+
+
+def recycle(engine: object, *, room_bytes: int) -> int:
+    """See `Recyclable`; of an engine that lives in this process there is nothing to recycle."""
+    return engine.recycle(room_bytes=room_bytes) if isinstance(engine, Recyclable) else 0
 
 
 @dataclass(frozen=True, slots=True)

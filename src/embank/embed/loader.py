@@ -95,6 +95,8 @@ class Loader:
         self._registrations: list[Registration] = []
         if recovery is not None:
             self._registrations.append(recovery.add_hook("empty the device cache", empty_device_cache))
+        if governor is not None:
+            self._registrations.append(governor.register_action("recycle", "recycle workers", self.recycle))
         self._idle = IdleWatch(self._residents, keep_alive_s=settings.keep_alive_s, clock=self._clock)
 
     @property
@@ -170,6 +172,17 @@ class Loader:
             models = self._all()
         return sum(model.unload() for model in models)
 
+    def recycle(self) -> int:
+        """Replace every process that holds a model by a fresh one, once its batches are done; the bytes these held.
+
+        A replacement is started first where the budget has room for both; else requests wait for it.
+        """
+        freed_bytes = 0
+        for model in self._residents():
+            room_bytes = 0 if self._governor is None else self._governor.available_bytes()
+            freed_bytes += model.recycle(room_bytes)
+        return freed_bytes
+
     def close(self) -> None:
         """Unload everything and leave the governor. A model that is in use stays open until its call returns."""
         with self._lock:
@@ -241,7 +254,7 @@ class Loader:
                 )
                 self._models[key] = model
                 if self._governor is not None:
-                    self._registrations.append(self._governor.register(model, rung="release"))
+                    self._registrations.append(self._governor.register(model, rung="unload"))
         return model
 
     def _is_pinned(self, name: str, located: Located) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embank.embed.engine import recycle
 from embank.embed.formats.folder import read_json
 from embank.errors import InvalidInput, ModelFileError
 
@@ -117,6 +118,10 @@ class CutEngine:
 
     def used_bytes(self) -> int:
         return self._engine.used_bytes()
+
+    def recycle(self, *, room_bytes: int = 0) -> int:
+        """See `Recyclable`."""
+        return recycle(self._engine, room_bytes=room_bytes)
 
     def close(self) -> None:
         self._engine.close()

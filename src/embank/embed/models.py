@@ -25,7 +25,10 @@ from embank.errors import EmbeddingFailed, InvalidInput
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.memory.meter import SystemMeter, machine_limit
+from embank.memory.monitor import Monitor
 from embank.memory.recovery import Recovery
+from embank.memory.recovery_settings import Settings as RecoverySettings
+from embank.memory.settings import Settings as MemorySettings
 from embank.system.size import Size
 
 if TYPE_CHECKING:
@@ -53,16 +56,17 @@ def load(
     """The model of that name (or folder), open and ready; a context manager.
 
     What is not given is as in section `embed` of the settings, of which `settings` are further keys
-    (`keep_alive_s=None`, `directory=…`); neither a settings file nor the environment is read. `memory` bounds what is
-    added to the process from now on: bytes, "256MB" or "10%"; work that can't fit raises `BudgetExceeded`.
+    (`keep_alive_s=None`, `directory=…`), or, with their section, those of memory and recovery
+    (`**{"memory.monitor": False, "recovery.enabled": False}`); neither a settings file nor the environment is read.
+    `memory` bounds what is added to the process from now on: bytes, "256MB" or "10%"; work that can't fit raises
+    `BudgetExceeded`.
     `on_progress(name, fraction, step)` is told how far the load is.
 
     Raises `InvalidInput` for an option that can't be used, and what `Loader.get` raises.
     """
     given = {"device": device, "isolation": isolation, "threads": threads, "dimensions": dimensions, **settings}
     chosen = _settings({key: value for key, value in given.items() if key in settings or value is not None})
-    budget = None if memory is None else Size(memory)
-    hold = _ROOMS.hold(chosen, budget)
+    hold = _ROOMS.hold((*chosen, None if memory is None else Size(memory)))
     try:
         model = hold.room.loader.get(name, precision=precision, engine=engine, on_progress=on_progress)
         hold.room.settle()
@@ -162,13 +166,19 @@ class LoadedModel:
 class _Room:
     """A loader with its options and what belongs to it, kept while anybody holds a model of it."""
 
-    def __init__(self, settings: Settings, budget: Size | None) -> None:
+    def __init__(
+        self, settings: Settings, memory: MemorySettings, recovery: RecoverySettings, budget: Size | None
+    ) -> None:
         # Weak: a handle that is forgotten without being closed counts no longer.
         self.holds: weakref.WeakSet[_Hold] = weakref.WeakSet()
         self.stream = Stream()
-        self.governor = None if budget is None else _governor(budget, self.stream)
+        self.governor = None if budget is None else _governor(budget, self.stream, memory)
         managed = (lambda: 0) if self.governor is None else self.governor.managed_bytes
-        self.recovery = Recovery(managed_bytes=managed, publish=self.stream.publish)
+        self.monitor: Monitor | None = None
+        if self.governor is not None and memory.monitor:
+            self.monitor = Monitor(self.governor, settings=memory, publish=self.stream.publish)
+            self.monitor.start()
+        self.recovery = Recovery(recovery, managed_bytes=managed, publish=self.stream.publish)
         self.loader = Loader(settings, governor=self.governor, stream=self.stream, recovery=self.recovery)
         self._settling = threading.Lock()
         self._settled = False
@@ -182,6 +192,8 @@ class _Room:
 
     def close(self) -> None:
         self.loader.close()
+        if self.monitor is not None:
+            self.monitor.close()
         self.recovery.recover_now()
         self.recovery.close()
         self.stream.close()
@@ -200,7 +212,7 @@ class _Hold:
             self.room.close()
 
 
-_Key = tuple[Settings, Size | None]
+_Key = tuple[Settings, MemorySettings, RecoverySettings, Size | None]
 
 
 class _Rooms:
@@ -211,12 +223,11 @@ class _Rooms:
         # Weak: where all handles were forgotten, the collector closes the room, threads and all.
         self._rooms: weakref.WeakValueDictionary[_Key, _Room] = weakref.WeakValueDictionary()
 
-    def hold(self, settings: Settings, budget: Size | None) -> _Hold:
-        key = (settings, budget)
+    def hold(self, key: _Key) -> _Hold:
         with self._lock:
             room = self._rooms.get(key)
             if room is None:
-                room = self._rooms[key] = _Room(settings, budget)
+                room = self._rooms[key] = _Room(*key)
             hold = _Hold(self, room)
             room.holds.add(hold)
             return hold
@@ -243,16 +254,33 @@ class _Rooms:
 _ROOMS = _Rooms()
 
 
-def _settings(given: dict[str, object]) -> Settings:
+def _settings(given: dict[str, object]) -> tuple[Settings, MemorySettings, RecoverySettings]:
     from pydantic import ValidationError
 
+    sections: dict[str, dict[str, object]] = {"embed": {}, "memory": {}, "recovery": {}}
+    for key, value in given.items():
+        section, dot, name = key.rpartition(".")
+        if dot and section not in sections:
+            known = ", ".join(sections)
+            raise InvalidInput(f"{key!r} can't be set here: its section is none of {known}", problems=key)
+        sections[section or "embed"][name] = value
     try:
-        return Settings.model_validate(given)
+        return (
+            Settings.model_validate(sections["embed"]),
+            MemorySettings.model_validate(sections["memory"]),
+            RecoverySettings.model_validate(sections["recovery"]),
+        )
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise InvalidInput(f"these options can't be used: {problems}", problems=problems) from error
 
 
-def _governor(budget: Size, stream: Stream) -> Governor:
+def _governor(budget: Size, stream: Stream, settings: MemorySettings) -> Governor:
     meter = SystemMeter()
-    return Governor(budget.resolve(machine_limit()), meter=meter, stream=stream, baseline_bytes=meter.read().tree_bytes)
+    return Governor(
+        budget.resolve(machine_limit()),
+        meter=meter,
+        stream=stream,
+        baseline_bytes=meter.read().tree_bytes,
+        settings=settings,
+    )

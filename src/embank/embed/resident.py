@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from embank.embed import batching
 from embank.embed.cost import BatchCost
+from embank.embed.engine import recycle
 from embank.embed.progress import Listener, Progress
 from embank.embed.texts import checked_texts
 from embank.errors import EmbeddingFailed, ModelFileError
@@ -179,6 +180,10 @@ class ResidentModel:
     def unload(self) -> int:
         """Close the engine unless a call is using it; the bytes given up. The next call opens it again."""
         return self._let_go("asked")
+
+    def recycle(self, room_bytes: int = 0) -> int:
+        """Have the process that holds the model replaced, where it is in one of its own; see `Recyclable`."""
+        return recycle(self._engine, room_bytes=room_bytes)
 
     def rest(self, keep_alive_s: float | None) -> float | None:
         """Let it go if no call used it for so long and it isn't pinned; say so when it becomes idle.

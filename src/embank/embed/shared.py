@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from embank.embed.engine import recycle
 from embank.errors import EmbeddingFailed
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ class _Handle:
     def used_bytes(self) -> int:
         """All of it, for each who holds it: to let go of one handle frees nothing while there are others."""
         return 0 if self._engine is None else self._engine.used_bytes()
+
+    def recycle(self, *, room_bytes: int = 0) -> int:
+        """See `Recyclable`; for everybody who holds the engine."""
+        return recycle(self._engine, room_bytes=room_bytes)
 
     def close(self) -> None:
         self._engine = None

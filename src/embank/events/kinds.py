@@ -24,9 +24,16 @@ from embank.events.event import (
     Event,
 )
 from embank.events.memory import (
+    ActionSkipped,
     ActionTaken,
+    BudgetCapped,
+    BudgetChanged,
+    BudgetTooSmall,
+    BulkWorkPaused,
     MemoryRecovered,
     MemoryReleased,
+    MemorySampled,
+    PressureReported,
     ReservationRefused,
     RungEntered,
     RungLeft,
@@ -52,8 +59,13 @@ from embank.events.models import (
 )
 
 __all__ = [
+    "ActionSkipped",
     "ActionTaken",
     "BatchRetried",
+    "BudgetCapped",
+    "BudgetChanged",
+    "BudgetTooSmall",
+    "BulkWorkPaused",
     "CollectionReduced",
     "DocumentsCommitted",
     "DocumentsDeleted",
@@ -61,6 +73,7 @@ __all__ = [
     "IngestProgressed",
     "MemoryRecovered",
     "MemoryReleased",
+    "MemorySampled",
     "ModelConversionStarted",
     "ModelConverted",
     "ModelFilesRemoved",
@@ -74,6 +87,7 @@ __all__ = [
     "ModelPulled",
     "ModelUnloaded",
     "PcaFitted",
+    "PressureReported",
     "ReembedAbandoned",
     "ReembedFinished",
     "ReembedProgressed",

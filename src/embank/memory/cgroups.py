@@ -75,6 +75,11 @@ class ControlGroups:
         group = self._group(pid)
         return None if group is None else min((limit for _, limit in _limits(group)), default=None)
 
+    def folders(self, pid: int) -> tuple[str, ...]:
+        """The folders of the process's group and of those above it, nearest first."""
+        group = self._group(pid)
+        return () if group is None else group.folders
+
     def _group(self, pid: int) -> _Group | None:
         try:
             membership = read_bytes(f"{self._proc}/{pid}/cgroup")

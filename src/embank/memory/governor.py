@@ -8,30 +8,37 @@ limit. The one with less room left counts; `real_bytes` is then "budget less tha
 Where the kernel can't be asked for memory as it is now (no /proc), real is what consumers say, and `source` says so.
 
 Work reserves bytes before it starts (`reserve`); pressure moves the ladder (`check`), which asks consumers, trims the
-allocator, and in the end refuses new work. Whoever owns the process calls `check` about once a second; the governor has
-no thread of its own.
+allocator, shrinks bulk work, unloads and recycles models as it was told to, and in the end refuses new work. A
+`Monitor` calls `check` about once a second; without one, whoever owns the process does.
 
-Thread-safe. Consumers and actions are called with nothing locked.
+This file is what others call. Measuring is in `scales`, the ladder's rules in `ladder`, acting in `acting`, promises in
+`reserve`, events and the log in `telling`.
+
+Thread-safe. Consumers and actions are called with nothing locked, and waited for no longer than `slow_release_s`.
 """
 
 from __future__ import annotations
 
-import gc
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from embank.errors import BudgetExceeded, InvalidInput
-from embank.events.kinds import ActionTaken, Event, MemoryReleased, ReservationRefused, RungEntered, RungLeft
+from embank.errors import InvalidInput
+from embank.memory.acting import Actor
 from embank.memory.consumer import Consumer
-from embank.memory.ladder import Ladder, Rung, Step
+from embank.memory.ladder import Ladder, Rung
 from embank.memory.meter import Meter, SystemMeter
+from embank.memory.pressure import StallReader
+from embank.memory.priority import Priority, current
 from embank.memory.reserve import Book, Reservation, Room
 from embank.memory.roster import Action, Entry, Registration, Roster
-from embank.memory.snapshot import Gauge, MemorySnapshot
+from embank.memory.scales import LEAST_ROOM_BYTES, Scales
+from embank.memory.snapshot import MemorySnapshot, MonitorState
+from embank.memory.telling import Teller
 from embank.memory.trim import Trimmer, supported
-from embank.system.clock import Clock, SystemClock
-from embank.system.log import get_logger
+from embank.system.clock import Clock, Stopwatch, SystemClock
 
 if TYPE_CHECKING:
     from embank.events.stream import Stream
@@ -39,20 +46,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Governor", "MemorySnapshot", "Registration", "Reservation"]
 
-_log = get_logger(__name__)
-
-_MARGIN = 0.01
-"""How far below a rung's way down its actions aim, as a part of the room: so that it is left, not just reached."""
-
-_ASKABLE = {"release"}
-"""Rungs whose consumers may be asked at any time, whatever the pressure."""
-
 
 class Governor:
     """See the module.
 
     `baseline_bytes` is what the process held before Embank came into it: 0 in Embank's own processes, where the budget
     is absolute; in someone else's process, what the meter says at the start, so that the host's own data do not count.
+
+    Raises `InvalidInput` for a budget that can't work, with the least that would (field `least_bytes`). A budget above
+    the control group's limit is cut to that, and `BudgetCapped` says so.
     """
 
     def __init__(
@@ -64,63 +66,89 @@ class Governor:
         stream: Stream | None = None,
         baseline_bytes: int = 0,
         settings: Settings | None = None,
+        stalls: StallReader | None = None,
     ) -> None:
         if settings is None:
             from embank.memory.settings import Settings  # pydantic, which a bare governor's importer may never need
 
             settings = Settings()
         self._settings = settings
-        self._budget_bytes = _checked(budget_bytes)
-        self._baseline_bytes = baseline_bytes
-        self._meter = meter or SystemMeter()
         self._clock = clock or SystemClock()
-        self._stream = stream
-        self._floor_bytes: int | None = None
-        self._peak_bytes = 0
-        self._blind_bytes = 0
-        """What consumers said last; stands for real memory where the meter is blind."""
-        self._checked_at_s: float | None = None
-        self._would: tuple[str, ...] = ()
-        self._actions = self._futile = self._freed_bytes = 0
-        self._state = threading.RLock()
-        self._checking = threading.Lock()
-        self._ladder = Ladder(settings.rungs(), cooldown_s=settings.cooldown_s, clock=self._clock)
+        self._stalls = stalls or StallReader()
         self._roster = Roster(self._clock, settings.slow_release_s)
-        self._book = Book(measure=self._room, relieve=self.relieve, on_refused=self._on_refused, clock=self._clock)
-        self._trimmer = Trimmer(
-            interval_s=settings.trim_interval_s,
-            least_bytes=settings.trim_least.resolve(budget_bytes),
+        self._scales = Scales(
+            meter or SystemMeter(), baseline_bytes=baseline_bytes, managed_bytes=self._roster.managed_bytes
+        )
+        self._teller = Teller(stream, self._clock)
+        self._actor = Actor(
+            Ladder(settings.rungs(), cooldown_s=settings.cooldown_s, clock=self._clock),
+            self._roster,
+            self._scales,
+            Trimmer(
+                interval_s=settings.trim_interval_s,
+                least_bytes=settings.trim_least.resolve(max(budget_bytes, 1)),
+                clock=self._clock,
+            ),
+            self._teller,
+            dry_run=settings.dry_run,
             clock=self._clock,
         )
+        self._book = Book(
+            measure=self._room,
+            relieve=self._actor.relieve,
+            on_refused=self._teller.refused,
+            on_paused=self._paused,
+            bulk_patience_s=settings.bulk_patience_s,
+            shrink_to=settings.shrink_to,
+            clock=self._clock,
+        )
+        self._checking = threading.Lock()
+        self._checked: Stopwatch | None = None
+        self._heard: Stopwatch | None = None
+        self._monitor: Callable[[], MonitorState] | None = None
+        self._set_budget(budget_bytes)
         if supported():
-            self.register_action("trim", "trim the allocator", self._collect_and_trim)
+            self.register_action("trim", "trim the allocator", self._actor.collect_and_trim)
+        _governors.add(self)
 
     # --- who holds bytes --------------------------------------------------------------------------------------------
 
     def register(self, consumer: Consumer, *, rung: str = "release") -> Registration:
-        """Take a consumer in; it is asked for bytes when the ladder is on `rung`; those of `release` by `reserve`, too.
+        """Take a consumer in; it is asked for bytes when the ladder is on `rung`.
 
-        Raises `InvalidInput` for a rung that the ladder does not have.
+        Those of `release`, and then those of `unload`, are also asked by `reserve`. Raises `InvalidInput` for a rung
+        that the ladder does not have.
         """
         return self._enrol(Entry(consumer, str(consumer.name), self._known(rung).name))
 
-    def register_action(self, rung: str, name: str, act: Callable[[], int]) -> Registration:
-        """Have `act` called when the ladder is on `rung`. It returns the bytes that it believes to have freed."""
-        return self._enrol(Action(self._known(rung).name, name, act))
+    def register_action(
+        self, rung: str, name: str, act: Callable[[], int], *, after_s: float | None = None
+    ) -> Registration:
+        """Have `act` called when the ladder is on `rung`. It returns the bytes that it believes to have freed.
+
+        `after_s`: only once the rung has stood for so long without a break; by default at once, but on the rung that
+        refuses new work `memory.restart_after_s`, since what is left to do there is to ask for a restart. An act that
+        takes longer than `memory.slow_release_s` goes on by itself, and is not called again before it has ended.
+        """
+        known = self._known(rung)
+        if after_s is None:
+            after_s = self._settings.restart_after_s if known.refuses else 0.0
+        return self._enrol(Action(known.name, name, act, after_s))
 
     def _enrol(self, doer: Entry | Action) -> Registration:
-        def close() -> None:
-            self._roster.remove(doer)
-            with self._state:
-                self._ladder.forget(doer)
-
         self._roster.add(doer)
-        return Registration(close)
+        return Registration(lambda: self._actor.forget(doer))
 
     # --- reservations -----------------------------------------------------------------------------------------------
 
     def reserve(
-        self, what: str, wanted_bytes: int, *, least_bytes: int | None = None, wait_s: float = 0.0
+        self,
+        what: str,
+        wanted_bytes: int,
+        *,
+        least_bytes: int | None = None,
+        wait_s: float = 0.0,
+        priority: Priority | None = None,
     ) -> Reservation:
         """Promise memory to work that is about to start: a context manager with `granted_bytes`.
 
@@ -128,253 +156,198 @@ class Governor:
         there, if that is at least `least_bytes` (by default all that is wanted). Else, while other work holds
         reservations, it waits up to `wait_s` in line.
 
+        `priority` is that of the thread's work unless it is given (`priority.bulk_work`): interactive requests come
+        before bulk ones, and bulk ones get less, and wait, while memory is short. `reserve` (the module) has the rules.
+
         Raises `BudgetExceeded` when that fails; at once when `least_bytes` could never be had (they exceed the budget
-        less the floor) and while the ladder refuses new work.
+        less the floor) and, for interactive work, while the ladder refuses new work.
         """
-        self._look()
-        return self._book.reserve(what, wanted_bytes, least_bytes=least_bytes, wait_s=wait_s)
+        if not self._settings.enabled:
+            return Reservation(what, wanted_bytes, lambda _: None)
+        self._scales.look()
+        bulk = (priority or current()) == "bulk"
+        return self._book.reserve(what, wanted_bytes, least_bytes=least_bytes, wait_s=wait_s, bulk=bulk)
 
     def available_bytes(self) -> int:
         """Bytes that could be reserved now without asking anybody to release any."""
-        self._look()
-        return max(self._gauge().room_bytes - self._book.reserved_bytes, 0)
+        self._scales.look()
+        return max(self._scales.gauge().room_bytes - self._book.reserved_bytes, 0)
 
     @property
     def budget_bytes(self) -> int:
-        """The budget. May be set at any time; raising it serves those that wait."""
-        return self._budget_bytes
+        """The budget. May be set at any time, to what the constructor would accept.
+
+        Raising it serves those that wait; lowering it below what is held has consumers release at once, and the ladder
+        look at it.
+        """
+        return self._scales.budget_bytes
 
     @budget_bytes.setter
     def budget_bytes(self, value: int) -> None:
-        self._budget_bytes = _checked(value)
+        self._set_budget(value)
+        above_bytes = -self.headroom_bytes()
+        if above_bytes > 0 and self._settings.enabled and not self._settings.dry_run:
+            self._actor.relieve(above_bytes, "a smaller budget")
+        self.check(at_once=True)
         self._book.wake()
+
+    def headroom_bytes(self) -> int:
+        """What is left below the budget (or the control group's limit), reservations aside; negative above it."""
+        self._scales.look()
+        return self._scales.gauge().room_bytes
 
     # --- giving back ------------------------------------------------------------------------------------------------
 
-    def relieve(self, wanted_bytes: int) -> int:
+    def relieve(self, wanted_bytes: int, why: str = "asked for") -> int:
         """Ask consumers for bytes, the cheapest to rebuild first, then trim; the bytes really freed, as measured.
 
         What a consumer's books bear out is counted at first, since the allocator may still hold it; where the trim
         then shows less, the remaining consumers are asked, too. Other threads that allocate meanwhile lower the figure.
         """
-        if wanted_bytes <= 0:
+        return self._actor.relieve(wanted_bytes, why)
+
+    def report_pressure(self, source: str) -> int:
+        """The kernel says that memory is short: look at once, and give back a part of what is held; the bytes freed.
+
+        At most once in `cooldown_s`, since such reports come in bursts. `source` says who reported it.
+        """
+        if self._heard is not None and self._heard.passed_s() < self._settings.cooldown_s:
             return 0
-        before = self._real()
-        pending = self._roster.cheapest_first(_ASKABLE)
-        freed_bytes = 0
-        while True:
-            expected_bytes = freed_bytes
-            while pending and expected_bytes < wanted_bytes:
-                expected_bytes += self._release(pending.pop(0), wanted_bytes - expected_bytes)
-            freed_bytes = before - self._real()
-            if freed_bytes < wanted_bytes:
-                self._trimmer.run(at_once=True)
-                freed_bytes = before - self._real()
-            if freed_bytes >= wanted_bytes or not pending:
-                return max(freed_bytes, 0)
+        self._heard = took = Stopwatch(self._clock)
+        self.check(at_once=True)
+        if not self._settings.enabled or self._settings.dry_run:
+            return 0
+        before_bytes = self._scales.real_bytes()
+        wanted_bytes = int(self.managed_bytes() * self._settings.kernel_release)
+        freed_bytes = self._actor.relieve(wanted_bytes, "the kernel")
+        self._teller.reported(source, before_bytes, freed_bytes, took.passed_s())
+        self._book.wake()
+        return freed_bytes
 
     # --- the ladder -------------------------------------------------------------------------------------------------
 
-    def check(self) -> None:
+    def check(self, *, at_once: bool = False) -> None:
         """Look at memory and move on the ladder, taking the actions that are due; never raises for a consumer's sake.
 
-        Cheap when there is nothing to do (a reading), and nothing at all when the last look is `check_interval_s` ago
-        or less, or another thread is at it: a consumer that never returns stops the ladder, though no reservation.
+        Cheap when there is nothing to do (a reading), and nothing at all when another thread is at it or, unless
+        `at_once`, when the last look is less than `check_interval_s` ago. Each action is waited for `slow_release_s` at
+        most.
         """
-        if not self._checking.acquire(blocking=False):
+        if not self._settings.enabled or not self._checking.acquire(blocking=False):
             return
         try:
-            now_s = self._clock.monotonic()
-            if self._checked_at_s is not None and now_s - self._checked_at_s < self._settings.check_interval_s:
+            checked = self._checked
+            if not at_once and checked is not None and checked.passed_s() < self._settings.check_interval_s:
                 return
-            self._checked_at_s = now_s
-            self._look()
-            self._climb()
+            self._checked = Stopwatch(self._clock)
+            self._scales.look()
+            self._actor.climb()
         finally:
             self._checking.release()
         self._book.wake()
 
     def managed_bytes(self) -> int:
         """What consumers say they hold, asked now."""
-        return sum(count for _, count in self._roster.held())
+        return self._roster.managed_bytes()
 
     def settle(self) -> None:
         """Take the floor: what is held that no consumer accounts for, now that everything is loaded and warm.
 
-        Call it once, when warm. Never after a recovery: that would hide creep.
+        Call it once, when warm. Never after a recovery: that would hide creep. A floor above the budget is told as
+        `BudgetTooSmall`.
         """
-        managed_bytes = self.managed_bytes()
-        self._look()
-        with self._state:
-            self._floor_bytes = max(self._gauge().real_bytes - managed_bytes, 0)
+        floor_bytes = self._scales.settle()
+        if floor_bytes >= self.budget_bytes:
+            least_bytes = floor_bytes + max(LEAST_ROOM_BYTES, self._book.largest_least_bytes)
+            self._teller.too_small(self.budget_bytes, floor_bytes, least_bytes)
+
+    def watch_with(self, monitor: Callable[[], MonitorState] | None) -> None:
+        """Who samples, for the snapshot to tell."""
+        self._monitor = monitor
 
     def snapshot(self) -> MemorySnapshot:
         """Both ledgers, the rung and the counters, as of now."""
         consumers = self._roster.held()
-        self._look()
-        gauge = self._gauge()
+        self._scales.look()
+        rungs, active = self._actor.state()
         counters = self._roster.counters
-        rung = self._ladder.rung
         return MemorySnapshot.of(
-            gauge,
+            self._scales.gauge(),
             consumers=consumers,
-            settled=self._floor_bytes is not None,
-            baseline_bytes=self._baseline_bytes,
+            settled=self._scales.floor_bytes is not None,
+            baseline_bytes=self._scales.baseline_bytes,
             reserved_bytes=self._book.reserved_bytes,
-            peak_bytes=self._peak_bytes,
-            rung=None if rung is None else rung.name,
+            peak_bytes=self._scales.peak_bytes,
+            rungs=rungs,
+            active=active,
+            limited=self._settings.enabled,
             dry_run=self._settings.dry_run,
-            would=self._would,
+            would=self._actor.would,
+            last_actions=self._teller.last_actions,
+            trim_support=supported().reason,
+            stall=self._stalls.read(),
+            monitor=None if self._monitor is None else self._monitor(),
             granted=self._book.granted,
             refused=self._book.refused,
+            paused=self._book.paused,
             waiting=self._book.waiting,
-            actions=self._actions,
-            actions_futile=self._futile,
-            freed_bytes=self._freed_bytes,
-            trims=self._trimmer.trims,
+            actions=self._actor.actions,
+            actions_futile=self._actor.futile,
+            freed_bytes=self._actor.freed_bytes,
+            trims=self._actor.trimmer.trims,
             consumers_failed=counters.failed,
             consumers_slow=counters.slow,
             consumers_false=counters.false,
         )
 
-    # --- measuring --------------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Where the meter is blind, ask consumers what they hold; with nothing locked, since this calls them."""
-        if self._gauge().source == "peak":
-            self._blind_bytes = sum(count for _, count in self._roster.held())
+    def renew(self) -> None:
+        """Start over in the child after a fork, where locks may be held by threads that are not there."""
+        self._checking = threading.Lock()
+        self._scales.renew()
+        self._actor.renew()
+        self._book.renew()
+        self._teller.renew()
 
-    def _gauge(self) -> Gauge:
-        """Read memory and lay it against the budget. Calls no consumer."""
-        gauge = Gauge.of(
-            self._meter.read(),
-            budget_bytes=self._budget_bytes,
-            baseline_bytes=self._baseline_bytes,
-            floor_bytes=self._floor_bytes or 0,
-            managed_bytes=self._blind_bytes,
-        )
-        with self._state:
-            self._peak_bytes = max(self._peak_bytes, gauge.real_bytes)
-        return gauge
-
-    def _real(self) -> int:
-        self._look()
-        return self._gauge().real_bytes
+    def _set_budget(self, budget_bytes: int) -> None:
+        weighed = self._scales.weigh(budget_bytes, largest_work_bytes=self._book.largest_least_bytes)
+        before_bytes, self._scales.budget_bytes = self._scales.budget_bytes, weighed.budget_bytes
+        self._teller.budget(before_bytes, weighed)
 
     def _room(self) -> Room:
         """For the book, which is locked. Lets the ladder come down, so that a rung does not outlive its reason."""
-        gauge = self._gauge()
-        with self._state:
-            step = self._ladder.ease(gauge.pressure)
-            refusing = self._ladder.refusing and not self._settings.dry_run
-        self._announce(step, gauge)
+        gauge = self._scales.gauge()
+        shrinking, refusing = self._actor.ease(gauge)
         return Room(
             left_bytes=gauge.room_bytes,
             most_bytes=gauge.budget_bytes - gauge.floor_bytes,
             budget_bytes=gauge.budget_bytes,
+            shrinking=shrinking,
             refusing=refusing,
         )
 
-    # --- acting -----------------------------------------------------------------------------------------------------
-
-    def _climb(self) -> None:
-        """Step and act until the ladder rests: at most once for each rung."""
-        would: list[str] = []
-        for _ in self._ladder.rungs:
-            gauge = self._gauge()
-            with self._state:
-                step = self._ladder.step(gauge.pressure)
-                active = self._ladder.active
-            self._announce(step, gauge)
-            for rung in active:
-                would += self._act_on(rung)
-            if step.entered is None:
-                break
-        self._would = tuple(would)
-
-    def _act_on(self, rung: Rung) -> list[str]:
-        """Take the rung's actions that are due, until pressure is below the rung; in a dry run only name them."""
-        named: list[str] = []
-        doers: list[Entry | Action] = [*self._roster.cheapest_first({rung.name}), *self._roster.actions(rung.name)]
-        for doer in doers:
-            gauge = self._gauge()
-            if gauge.pressure < rung.leave:
-                break
-            name = f"release {doer.name}" if isinstance(doer, Entry) else doer.name
-            with self._state:
-                if not self._ladder.may_act(rung, doer, gauge.pressure):
-                    continue
-            if self._settings.dry_run:
-                named.append(name)
-                _log.info("at rung %s, pressure %.2f: would %s", rung.name, gauge.pressure, name)
-            else:
-                self._do(rung, name, doer, gauge)
-        return named
-
-    def _do(self, rung: Rung, name: str, doer: Entry | Action, gauge: Gauge) -> None:
-        began_s = self._clock.monotonic()
-        if isinstance(doer, Entry):
-            self._release(doer, gauge.bytes_above(rung.leave - _MARGIN))
-        else:
-            self._roster.act(doer)
-        seconds = self._clock.monotonic() - began_s
-        self._look()
-        after = self._gauge()
-        freed_bytes = max(gauge.real_bytes - after.real_bytes, 0)
-        with self._state:
-            helped = self._ladder.acted(rung, doer, before=gauge.pressure, after=after.pressure)
-            self._actions += 1
-            self._futile += not helped
-        _log.info("at rung %s: %s freed %d bytes in %.3f s", rung.name, name, freed_bytes, seconds)
-        self._publish(ActionTaken(rung.name, name, freed_bytes, seconds, at=self._clock.now()))
-
-    def _release(self, entry: Entry, wanted_bytes: int) -> int:
-        """Ask one consumer; the bytes that it can be believed to have freed (measured, or borne out by its books)."""
-        before = self._gauge().real_bytes
-        answer = self._roster.ask(entry, wanted_bytes)
-        freed_bytes = max(before - self._real(), 0)
-        self._roster.judge(entry, answer, measured_bytes=freed_bytes)
-        with self._state:
-            self._freed_bytes += freed_bytes
-        if answer.claimed_bytes or answer.booked_bytes:
-            self._publish(MemoryReleased(entry.name, wanted_bytes, freed_bytes, at=self._clock.now()))
-        return max(freed_bytes, min(answer.claimed_bytes, answer.booked_bytes))
-
-    def _collect_and_trim(self) -> int:
-        gc.collect()
-        self._trimmer.run()
-        return 0  # what came of it is measured
-
-    # --- telling ----------------------------------------------------------------------------------------------------
-
-    def _announce(self, step: Step, gauge: Gauge) -> None:
-        at = self._clock.now()
-        facts = (gauge.pressure, gauge.real_bytes, gauge.budget_bytes)
-        for rung in step.left:
-            _log.info("left memory rung %s at pressure %.2f", rung.name, gauge.pressure)
-            self._publish(RungLeft(rung.name, *facts, at=at))
-        if step.entered is not None:
-            _log.warning("entered memory rung %s at pressure %.2f", step.entered.name, gauge.pressure)
-            self._publish(RungEntered(step.entered.name, *facts, at=at))
-
-    def _on_refused(self, error: BudgetExceeded) -> None:
-        _log.info("refused: %s", error)  # raised, too: whoever asked tells the user
-        what, wanted, available = (error.fields[key] for key in ("what", "wanted_bytes", "available_bytes"))
-        self._publish(ReservationRefused(what, wanted, available, at=self._clock.now()))
-
-    def _publish(self, event: Event) -> None:
-        if self._stream is not None:
-            self._stream.publish(event)
+    def _paused(self, what: str) -> None:
+        _, active = self._actor.state()
+        halting = [rung for rung in active if rung.shrinks or rung.refuses]
+        self._teller.paused(what, halting[0] if halting else None)
 
     def _known(self, rung: str) -> Rung:
-        for known in self._ladder.rungs:
+        for known in self._actor.ladder.rungs:
             if known.name == rung:
                 return known
-        names = ", ".join(known.name for known in self._ladder.rungs)
+        names = ", ".join(known.name for known in self._actor.ladder.rungs)
         raise InvalidInput(f"the memory ladder has no rung {rung!r}: there are {names}", rung=rung)
 
 
-def _checked(budget_bytes: int) -> int:
-    if budget_bytes < 1:
-        raise InvalidInput(f"a memory budget must be positive, not {budget_bytes}", budget_bytes=budget_bytes)
-    return budget_bytes
+# Every governor of the process, for the one hook after a fork: hooks can't be unregistered, so one each would leak.
+_governors: weakref.WeakSet[Governor] = weakref.WeakSet()
+
+
+def _renew_after_fork() -> None:
+    for governor in list(_governors):
+        governor.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)

@@ -52,6 +52,8 @@ class Reading:
     cgroup_limit_bytes: int | None
     processes: int
     source: Source = "status"
+    by_process: tuple[tuple[int, int], ...] = ()
+    """Process id and bytes of each of the tree, this process first; without what memfds hold that are counted once."""
 
 
 class Meter(Protocol):
@@ -84,24 +86,25 @@ class SystemMeter:
     def read(self) -> Reading:
         """Measure now."""
         root = os.getpid() if self._pid is None else self._pid
-        tree_bytes, processes, source = self._tree(root)
-        if not processes and not Path(self._proc, "self").exists():
+        tree_bytes, by_process, source = self._tree(root)
+        if not by_process and not Path(self._proc, "self").exists():
             return _peak()
         state = self._groups.read(root)
         return Reading(
             tree_bytes=tree_bytes,
             cgroup_bytes=None if state is None else state.used_bytes,
             cgroup_limit_bytes=None if state is None else state.limit_bytes,
-            processes=processes,
+            processes=len(by_process),
             source=source,
+            by_process=tuple(by_process),
         )
 
-    def _tree(self, root: int) -> tuple[int, int, Source]:
+    def _tree(self, root: int) -> tuple[int, list[tuple[int, int]], Source]:
         memfds = [(os.fstat(fd).st_blocks * 512, pids) for fd, pids in self._memfds.items()]
         # A memfd's blocks are held whether or not anybody has touched them through a mapping: count those, and of each
         # process that maps it only the shared pages beyond.
         total_bytes = sum(size for size, _ in memfds)
-        processes = 0
+        by_process: list[tuple[int, int]] = []
         source: Source = "status"
         seen: dict[int, _Held] = {}
         for pid, parent in self._walk(root):
@@ -109,14 +112,16 @@ class SystemMeter:
             if held is None:
                 continue
             seen[pid] = held
-            processes += 1
             if held == seen.get(parent):
+                by_process.append((pid, 0))
                 continue  # between vfork and exec, or just forked: it is in its parent's pages, which are counted
             mapped = sum(size for size, pids in memfds if pid == root or pid in pids)
-            total_bytes += held.anonymous + max(held.shared - mapped, 0)
+            own_bytes = held.anonymous + max(held.shared - mapped, 0)
+            by_process.append((pid, own_bytes))
+            total_bytes += own_bytes
             if not held.exact:
                 source = "rss"
-        return total_bytes, processes, source
+        return total_bytes, by_process, source
 
     def _walk(self, root: int) -> Iterator[tuple[int, int]]:
         """The process and its descendants, as far as they live, each with its parent (0 for the first)."""

@@ -3,21 +3,22 @@
 Covers registering consumers and actions for a rung, and calling them so that one that raises, blocks or tells untruths
 is logged and counted, and stops nobody else. Does not decide whom to ask, nor measure what came of it.
 
-No lock is held while foreign code runs. A consumer is asked by one thread at a time: another that wants it waits for as
-long as a slow release may take, and then goes on without it.
+No lock is held while foreign code runs, and what may block runs in a thread of its own, which is waited for as long as
+a slow release may take: one that takes longer goes on by itself, and nobody asks it again before it has ended. A
+consumer is asked by one thread at a time: another that wants it waits for as long, and then goes on without it.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from embank.memory.consumer import Consumer
-from embank.system.clock import Clock
+from embank.system.clock import Clock, Stopwatch
 from embank.system.log import get_logger
 
 _log = get_logger(__name__)
@@ -54,25 +55,47 @@ class Entry:
     consumer: Consumer
     name: str
     rung: str
-    asked_by: int | None = None
-    """The thread whose `release` call is under way."""
+    busy: Busy | None = None
+    """The call of `release` that is under way."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Action:
-    """A registered act; it answers the bytes that it believes to have freed."""
+    """A registered act; it answers the bytes that it believes to have freed.
+
+    `after_s`: only once its rung has stood for so long.
+    """
 
     rung: str
     name: str
     act: Callable[[], int]
+    after_s: float = 0.0
+    busy: Busy | None = None
+
+
+@dataclass(slots=True)
+class Busy:
+    """A call under way: since when, and in which thread, once that runs."""
+
+    stopwatch: Stopwatch
+    thread: int
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a consumer said, and by how much its own books fell meanwhile."""
+    """What a consumer or an action said, and by how much a consumer's own books fell meanwhile.
+
+    Unless it is `done`, it has not ended in time, and its effect is to be seen later. `asked` is false where it was
+    not called, since an earlier call of it is still under way.
+    """
 
     claimed_bytes: int = 0
     booked_bytes: int = 0
+    done: bool = True
+    asked: bool = True
+
+
+_BUSY = Answer(done=False, asked=False)
 
 
 @dataclass(slots=True)
@@ -117,13 +140,21 @@ class Roster:
         """Name and bytes of every consumer."""
         return tuple((entry.name, self.used(entry)) for entry in self._entries)
 
-    def cheapest_first(self, rungs: set[str]) -> list[Entry]:
-        """Consumers of these rungs that hold anything, those that a megabyte costs least to earn back first.
+    def managed_bytes(self) -> int:
+        """The sum over all consumers."""
+        return sum(count for _, count in self.held())
 
-        One that can't tell its cost comes last.
+    def cheapest_first(self, rungs: Sequence[str]) -> list[Entry]:
+        """Consumers of these rungs that hold anything, in the order of the rungs.
+
+        Within each, those come first that a megabyte costs least to earn back. One that can't tell its cost comes last.
         """
-        costed = [(self._cost(entry), entry) for entry in self._entries if entry.rung in rungs and self.used(entry) > 0]
-        return [entry for _, entry in sorted(costed, key=lambda pair: pair[0])]
+        costed = [
+            (rungs.index(entry.rung), self._cost(entry), entry)
+            for entry in self._entries
+            if entry.rung in rungs and self.used(entry) > 0
+        ]
+        return [entry for _, _, entry in sorted(costed, key=lambda each: each[:2])]
 
     def used(self, entry: Entry) -> int:
         """What the consumer says it holds; nothing where it raises."""
@@ -135,30 +166,27 @@ class Roster:
 
     def ask(self, entry: Entry, wanted_bytes: int) -> Answer:
         """Have the consumer release bytes. Never raises; an empty answer where it fails or another thread is at it."""
-        if not self._take(entry):
-            return Answer()
-        began_s = self.clock.monotonic()
+        busy = self._take(entry)
+        if busy is None:
+            return _BUSY
         before_bytes = self.used(entry)
-        claimed_bytes = 0
-        try:
-            claimed_bytes = max(int(entry.consumer.release(wanted_bytes)), 0)
-        except Exception:  # noqa: BLE001 — foreign code may raise anything
-            self._failed(entry.name, "release")
-        finally:
-            with self._changed:
-                entry.asked_by = None
-                self._changed.notify_all()
-        self._time(entry.name, self.clock.monotonic() - began_s)
-        return Answer(claimed_bytes, max(before_bytes - self.used(entry), 0))
+        claimed_bytes, done = self._call(entry, busy, lambda: entry.consumer.release(wanted_bytes), "release")
+        return Answer(claimed_bytes, max(before_bytes - self.used(entry), 0), done=done)
 
-    def act(self, action: Action) -> None:
-        """Take an action. Never raises; its answer is not needed, since the effect is measured."""
-        began_s = self.clock.monotonic()
-        try:
-            action.act()
-        except Exception:  # noqa: BLE001 — foreign code may raise anything
-            self._failed(action.name, "action")
-        self._time(action.name, self.clock.monotonic() - began_s)
+    def act(self, action: Action) -> Answer:
+        """Take an action. Never raises; what it claims is not needed, since the effect is measured."""
+        busy = self._take(action)
+        if busy is None:
+            return _BUSY
+        claimed_bytes, done = self._call(action, busy, action.act, "action")
+        return Answer(claimed_bytes, done=done)
+
+    def renew(self) -> None:
+        """Start over in the child after a fork: threads that asked somebody are in another process now."""
+        self._changed = threading.Condition()
+        doers: list[Entry | Action] = [*self._entries, *self._actions]
+        for doer in doers:
+            doer.busy = None
 
     def judge(self, entry: Entry, answer: Answer, *, measured_bytes: int) -> None:
         """Count a claim of a megabyte or more that neither the kernel nor the consumer's own books bear out by half.
@@ -173,17 +201,51 @@ class Roster:
                 "memory consumer %s says it freed %d bytes, but %d were", entry.name, claimed_bytes, measured_bytes
             )
 
-    def _take(self, entry: Entry) -> bool:
-        """Become the one thread that asks this consumer; False where that takes too long, or is this very thread."""
+    def _call(self, doer: Entry | Action, busy: Busy, call: Callable[[], int], what: str) -> tuple[int, bool]:
+        """What `call` answers, and whether it ended in time."""
+        claimed: list[int] = []
+
+        def run() -> None:
+            busy.thread = threading.get_ident()
+            try:
+                claimed.append(max(int(call()), 0))
+            except Exception:  # noqa: BLE001 — foreign code may raise anything
+                self._failed(doer.name, what)
+            finally:
+                seconds = busy.stopwatch.passed_s()
+                with self._changed:
+                    if doer.busy is busy:
+                        doer.busy = None
+                    self._changed.notify_all()
+                self._time(doer.name, seconds)
+
+        try:
+            threading.Thread(target=run, name="embank-release", daemon=True).start()
+        except RuntimeError:  # no thread can be had: then it is not known how long this takes
+            run()
+        waited = Stopwatch(self.clock)
+        with self._changed:
+            while doer.busy is busy and waited.passed_s() < self.slow_s:
+                self._changed.wait(min(self.slow_s, SLICE_S))
+            done = doer.busy is not busy
+        if not done:
+            _log.warning("memory consumer %s is still at it after %.1f s: going on without it", doer.name, self.slow_s)
+        return (claimed[0] if claimed else 0), done
+
+    def _take(self, doer: Entry | Action) -> Busy | None:
+        """Become the one thread that asks; None where that takes too long, or is this very thread."""
         me = threading.get_ident()
         with self._changed:
-            deadline_s = self.clock.monotonic() + self.slow_s
-            while entry.asked_by is not None:
-                if entry.asked_by == me or self.clock.monotonic() >= deadline_s:
-                    return False
-                self._changed.wait(SLICE_S)
-            entry.asked_by = me
-            return True
+            waited = Stopwatch(self.clock)
+            while doer.busy is not None:
+                # Who hangs is not waited for again, by each who comes.
+                if doer.busy.thread == me or doer.busy.stopwatch.passed_s() >= self.slow_s:
+                    return None
+                if waited.passed_s() >= self.slow_s:
+                    return None
+                self._changed.wait(min(self.slow_s, SLICE_S))
+            doer.busy = Busy(Stopwatch(self.clock), me)
+            return doer.busy
 
     def _cost(self, entry: Entry) -> float:
         try:

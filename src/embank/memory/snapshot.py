@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from embank.memory.ladder import Rung
 from embank.memory.meter import Reading, Source
+from embank.memory.pressure import Stall
 
 KERNEL_BYTES = 1_000_000
 """Left free below a control group's limit: page tables for the memory that is about to be touched, and what the group's
@@ -66,17 +68,64 @@ class Gauge:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenAction:
+    """Something that was done for memory: when (seconds since the epoch), what, why, and what it freed, as measured.
+
+    `rung` is empty where a reservation or the kernel's word asked for it, and not the ladder. Unless it is `done`, it
+    was not waited for any longer.
+    """
+
+    at: float
+    rung: str
+    action: str
+    why: str
+    freed_bytes: int
+    seconds: float
+    done: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RungState:
+    """A rung's marks, and whether it is active."""
+
+    name: str
+    enter: float
+    leave: float
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorState:
+    """The sampling thread: samples so far, the pause until the next, and what they cost in processor time.
+
+    `cpu_pct` is of one processor over the time since it began; None before there is any.
+    """
+
+    running: bool
+    samples: int
+    interval_s: float
+    cpu_s: float
+    cpu_pct: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySnapshot:
     """Both ledgers, the rung and the counters, at one moment. Bytes unless said otherwise.
 
     `managed_bytes` is the sum over `consumers`; `unmanaged_growth_bytes` is real - managed - floor, None until the
     floor was taken (`floor_bytes` is 0 until then). `peak_bytes` is the highest `real_bytes` in any reading. `rung` is
-    None where pressure is low. `would` names what the ladder would have done at its last check, in a dry run.
+    None where pressure is low; `rungs` are all there are, lowest first. `processes` counts the tree, `process_bytes`
+    names each (id, bytes).
 
-    Counters: reservations `granted` and `refused`, and those that wait now; `actions` of the ladder, and how many of
-    them freed nothing; `freed_bytes` measured after consumers' releases; `trims`; and how often consumers and actions
-    raised (`consumers_failed`), took too long (`consumers_slow`) or claimed what nobody could find
-    (`consumers_false`).
+    `limited` is false where `memory.enabled` is off and nothing is held to the budget. `would` names what the ladder
+    would have done at its last check, in a dry run. `last_actions` are the latest, oldest first. `trim_support` says
+    why the allocator can't be trimmed here, empty where it can. `stall` is the kernel's pressure information, None
+    where it tells none; `monitor` is None where no thread samples.
+
+    Counters: reservations `granted` and `refused`, bulk ones `paused` so far, and those that wait now; `actions` of the
+    ladder, and how many of them freed nothing; `freed_bytes` measured after consumers' releases; `trims`; and how often
+    consumers and actions raised (`consumers_failed`), took too long (`consumers_slow`) or claimed what nobody could
+    find (`consumers_false`).
     """
 
     budget_bytes: int
@@ -90,17 +139,25 @@ class MemorySnapshot:
     peak_bytes: int
     pressure: float
     rung: str | None
+    rungs: tuple[RungState, ...]
     constraint: Constraint
     consumers: tuple[tuple[str, int], ...]
     processes: int
+    process_bytes: tuple[tuple[int, int], ...]
     tree_bytes: int
     cgroup_bytes: int | None
     cgroup_limit_bytes: int | None
     source: Source
+    limited: bool
     dry_run: bool
     would: tuple[str, ...]
+    last_actions: tuple[TakenAction, ...]
+    trim_support: str
+    stall: Stall | None
+    monitor: MonitorState | None
     granted: int
     refused: int
+    paused: int
     waiting: int
     actions: int
     actions_futile: int
@@ -118,6 +175,8 @@ class MemorySnapshot:
         consumers: tuple[tuple[str, int], ...],
         reserved_bytes: int,
         settled: bool,
+        rungs: tuple[Rung, ...],
+        active: tuple[Rung, ...],
         **rest: Any,
     ) -> Self:
         """Fill in what follows from the gauge and the consumers; `rest` names the remaining fields."""
@@ -132,9 +191,12 @@ class MemorySnapshot:
             floor_bytes=gauge.floor_bytes,
             unmanaged_growth_bytes=growth_bytes if settled else None,
             pressure=gauge.pressure,
+            rung=active[-1].name if active else None,
+            rungs=tuple(RungState(rung.name, rung.enter, rung.leave, rung in active) for rung in rungs),
             constraint=gauge.constraint,
             consumers=consumers,
             processes=gauge.reading.processes,
+            process_bytes=gauge.reading.by_process,
             tree_bytes=gauge.reading.tree_bytes,
             cgroup_bytes=gauge.reading.cgroup_bytes,
             cgroup_limit_bytes=gauge.reading.cgroup_limit_bytes,
@@ -144,8 +206,9 @@ class MemorySnapshot:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values; `consumers` becomes an object, where bytes of the same name are summed."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         consumers: dict[str, int] = {}
         for name, count in self.consumers:
             consumers[name] = consumers.get(name, 0) + count
-        return {**fields, "consumers": consumers, "would": list(self.would)}
+        fields = dataclasses.asdict(self)
+        processes = {str(pid): count for pid, count in self.process_bytes}
+        return {**fields, "consumers": consumers, "process_bytes": processes, "would": list(self.would)}

@@ -156,8 +156,13 @@ class Trimmer:
         finally:
             self._busy.release()
 
+    def renew(self) -> None:
+        """In the child after a fork: the lock may be another thread's that is not there."""
+        self._busy = threading.Lock()
+
     def _due(self, now_s: float, *, at_once: bool) -> bool:
-        soon = self._last_s is not None and now_s - self._last_s < self._interval_s
+        # Below 0 the clock was set back.
+        soon = self._last_s is not None and 0 <= now_s - self._last_s < self._interval_s
         if soon and not at_once:
             return False
         free = self._free()

@@ -125,7 +125,7 @@ class Rewriter:
         """For the vectors as they are stored, as they become, and as they are written."""
         rows = sum(len(content.slots) for content in contents if content is not None)
         each = (snapshot.info.dimension or 0) * 4 + self._space.dimension * 8
-        return self._governor.reserve("a window of vectors", rows * each, wait_s=_WAIT_S)
+        return self._governor.reserve("a window of vectors", rows * each, wait_s=_WAIT_S, priority="bulk")
 
     def _tell(self, documents: int, total: int) -> None:
         self._governor.check()

@@ -24,6 +24,7 @@ from embank.embed.worker.wire import Garbled, Kind, packed_rows, packed_texts, u
 from embank.errors import EmbeddingFailed, InvalidInput
 from embank.events.kinds import BatchRetried
 from embank.system.clock import SystemClock
+from embank.system.log import get_logger
 
 if TYPE_CHECKING:
     from embank.embed.engine import LoadRequest, TokenIds
@@ -43,6 +44,7 @@ _SMALL_BYTES = 2 << 20
 _SPARE_TOKENS = 8
 
 _Done = TypeVar("_Done")
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,21 @@ def open_isolated(
         settings = Settings()
     if pinned:
         settings = settings.model_copy(update={"recycle_idle_s": None})
-    keeper = Keeper(engine, request, settings=settings, clock=clock or SystemClock(), command=command, measure=measure)
+
+    def keep(identity: Identity | None) -> Keeper:
+        return Keeper(
+            engine,
+            request,
+            settings=settings,
+            clock=clock or SystemClock(),
+            command=command,
+            measure=measure,
+            identity=identity,
+        )
+
+    keeper = keep(None)
     try:
-        return IsolatedEngine(keeper, request, settings)
+        return IsolatedEngine(keeper, request, settings, keep=keep)
     except BaseException:
         keeper.close()
         raise
@@ -94,8 +108,21 @@ class IsolatedEngine:
     As many requests at once as the worker has lanes; who comes then waits here.
     """
 
-    def __init__(self, keeper: Keeper, request: LoadRequest, settings: Settings) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        request: LoadRequest,
+        settings: Settings,
+        *,
+        keep: Callable[[Identity | None], Keeper],
+    ) -> None:
         self._keeper = keeper
+        self._keep = keep
+        self._replacing = threading.Lock()
+        self._closed = False
+        self._starts_before = 0
+        """Workers that keepers before this one started, and how they ended."""
+        self._endings_before: Counter[str] = Counter()
         self._request = request
         self._settings = settings
         self._retried: Counter[str] = Counter()
@@ -167,19 +194,39 @@ class IsolatedEngine:
         return self._keeper.used_bytes()
 
     def close(self) -> None:
+        self._closed = True
         self._keeper.close()
 
     # --- the worker -------------------------------------------------------------------------------------------------
 
-    def recycle(self) -> int:
-        """End the worker once its batches are done, for the next request to start a fresh one; the bytes it held."""
-        return self._keeper.recycle()
+    def recycle(self, *, room_bytes: int = 0) -> int:
+        """See `Recyclable`. One at a time: who comes meanwhile is told 0."""
+        if not self._replacing.acquire(blocking=False):
+            return 0
+        try:
+            keeper = self._keeper
+            fits = 0 < keeper.used_bytes() <= room_bytes
+            fresh = self._replacement() if fits else None
+            if fresh is None:
+                return keeper.recycle()
+            self._keeper = fresh
+            if self._closed:  # meanwhile
+                fresh.close()
+            freed_bytes = keeper.hand_over()
+            with self._counting:
+                self._starts_before += keeper.starts
+                self._endings_before.update(keeper.endings)
+            return freed_bytes
+        finally:
+            self._replacing.release()
 
     def counters(self) -> WorkerCounters:
         """What happened so far."""
         with self._counting:
             retried = dict(self._retried)
-        return WorkerCounters(self._keeper.pid(), self._keeper.starts, dict(self._keeper.endings), retried)
+            keeper, ended = self._keeper, self._endings_before + self._keeper.endings
+            started = self._starts_before + keeper.starts
+        return WorkerCounters(keeper.pid(), started, dict(ended), retried)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -220,17 +267,33 @@ class IsolatedEngine:
         """Ask the worker, and another one where it is lost, as often as the settings allow."""
         attempt = 0
         while True:
+            keeper = self._keeper
             try:
-                with lanes or nullcontext(), self._keeper.use() as channel:
+                with lanes or nullcontext(), keeper.use() as channel:
                     return ask(channel)
             except Lost as error:
                 lost = error
+            except EmbeddingFailed:
+                if keeper is self._keeper:
+                    raise
+                continue  # another one took its place meanwhile
             attempt += 1
             if attempt > self._settings.retries:
                 raise self._failed(lost, attempt) from lost
             with self._counting:
                 self._retried[lost.cause] += 1
             self._request.publisher.publish(BatchRetried(lost.cause, attempt))
+
+    def _replacement(self) -> Keeper | None:
+        """Another keeper with a worker that has loaded the model; None where it could not: the old one goes on then."""
+        fresh = self._keep(self._keeper.identity)
+        try:
+            with fresh.use():
+                return fresh
+        except Exception as error:  # noqa: BLE001 -- whatever a load raises: nobody asked for this one
+            _log.info("no worker could be started beside that of %s: %s", self._request.name, error)
+            fresh.close()
+            return None
 
     def _failed(self, lost: Lost, attempts: int) -> EmbeddingFailed:
         name = self._request.name

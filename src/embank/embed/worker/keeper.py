@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from embank.embed.worker.channel import Channel, Lost
 from embank.embed.worker.handoff import Identity, told_request
 from embank.embed.worker.loading import Loading
-from embank.embed.worker.recycling import due, look_now
+from embank.embed.worker.recycling import cause_of, due, look_now
 from embank.embed.worker.wire import Frame, Garbled, Kind
 from embank.errors import EmbeddingFailed, ModelFileError
 from embank.events.kinds import WorkerEnded, WorkerStarted
@@ -44,7 +44,10 @@ _CLOSE_S = 10.0
 
 
 class Keeper:
-    """See the module. Thread-safe. `command` starts a worker; `measure` tells the anonymous bytes of a process."""
+    """See the module. Thread-safe. `command` starts a worker; `measure` tells the anonymous bytes of a process.
+
+    `identity`, where it is known, is what the model must turn out to be.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Keeper:
         clock: Clock,
         command: Sequence[str],
         measure: Callable[[int], int],
+        identity: Identity | None = None,
     ) -> None:
         self._load = told_request(engine, request)
         self._request = request
@@ -70,9 +74,10 @@ class Keeper:
         self._retiring: str | None = None
         self._users = 0
         self._failures = 0
+        self._leaving = False
         self._closed = False
 
-        self.identity: Identity | None = None
+        self.identity = identity
         self.starts = 0
         self.endings: Counter[str] = Counter()
         self._current: Channel | None = None  # the keeper's own: loading or ready
@@ -130,6 +135,14 @@ class Keeper:
         done = channel.ended.wait(settings.deadline_s + settings.heartbeat_s + _CLOSE_S)
         return channel.freed_bytes if done else 0
 
+    def hand_over(self) -> int:
+        """Take no more requests (`EmbeddingFailed`), end those under way and the worker; the bytes that it held."""
+        with self._changed:
+            self._leaving = True
+        freed_bytes = self.recycle("replaced")
+        self.close()
+        return freed_bytes
+
     def tend(self) -> None:
         """Have the keeper look now whether the worker hangs, or is due to be replaced. It does so every second."""
         self._wake()
@@ -157,7 +170,7 @@ class Keeper:
         while True:
             with self._changed:
                 self._changed.wait_for(self._settled)
-                if self._closed:
+                if self._closed or self._leaving:
                     raise self._closed_error()
                 if self._channel is not None:
                     self._users += 1
@@ -369,7 +382,7 @@ class Keeper:
         lost = channel.end()
         with self._changed:
             retiring, self._retiring = self._retiring, None
-            cause, detail = _cause(lost, why, retiring)
+            cause, detail = cause_of(lost, why, retiring)
             self.endings[cause] += 1
             if lost is not None and loading is None:
                 self._failures += 1  # of a start that failed, `_settle` counts it
@@ -381,12 +394,3 @@ class Keeper:
             self._settle(lost or why or Lost("start", "it was closed"))
         if self._due:
             self._wake()
-
-
-def _cause(lost: Lost | None, why: Exception | None, retiring: str | None) -> tuple[str, str]:
-    """The cause and detail of `WorkerEnded`."""
-    if lost is not None:
-        return lost.cause, lost.detail
-    if why is not None:
-        return "load failed", str(why)
-    return (f"recycled: {retiring}", "") if retiring else ("closed", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embank.embed.worker.channel import Channel
+    from embank.embed.worker.channel import Channel, Lost
     from embank.embed.worker.settings import Settings
 
 WARM_CALLS = 16
@@ -43,3 +43,12 @@ def due(channel: Channel, settings: Settings, *, now_s: float, in_use: bool) -> 
     if settings.recycle_idle_s is not None and idle_s >= settings.recycle_idle_s:
         return "idle"
     return None
+
+
+def cause_of(lost: Lost | None, why: Exception | None, retiring: str | None) -> tuple[str, str]:
+    """The cause and detail of `WorkerEnded`: it was lost, its load failed, it was retired, or closed."""
+    if lost is not None:
+        return lost.cause, lost.detail
+    if why is not None:
+        return "load failed", str(why)
+    return (f"recycled: {retiring}", "") if retiring else ("closed", "")
