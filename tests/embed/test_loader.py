@@ -28,8 +28,10 @@ from embank.events.kinds import (
     ModelUnloaded,
 )
 from embank.memory.governor import Governor
+from embank.memory.meter import Reading
 from embank.memory.recovery import Recovery
 from embank.memory.recovery_settings import Settings as RecoverySettings
+from embank.memory.settings import Settings as MemorySettings
 from embank.testing.fakes import HashModel
 
 if TYPE_CHECKING:
@@ -679,3 +681,43 @@ def test_what_is_no_model_is_refused(slow: Loader, changes: dict[str, Any], mess
     thing = type("Thing", (), {key: value for key, value in fields.items() if value is not None})()
     with pytest.raises(InvalidInput, match=message):
         slow.adopt(thing)
+
+
+def test_the_ladder_unloads_an_idle_model_and_recycles_a_worker_at_their_rungs(
+    tmp_path: Path, factory: Factory, heard: Heard, clock: HandClock
+) -> None:
+    class Tree:
+        held_bytes = 0
+
+        def read(self) -> Reading:
+            return Reading(self.held_bytes, None, None, 1)
+
+    class Recycled(SlowEngine):
+        rooms: tuple[int, ...] = ()
+
+        def recycle(self, *, room_bytes: int = 0) -> int:
+            self.rooms = (*self.rooms, room_bytes)
+            return 0
+
+    engine = Recycled()
+    tree = Tree()
+    governor = Governor(100_000_000, meter=tree, clock=clock, settings=MemorySettings(check_interval_s=0, cooldown_s=0))
+    loader = Loader(
+        Settings(directory=tmp_path), governor=governor, stream=heard, clock=clock, engine_of=lambda _: lambda _: engine
+    )
+    loader.get(str(tmp_path))
+    clock.sleep(IDLE_S - 1)
+    tree.held_bytes = 93_000_000
+    governor.check()
+    assert (heard.count(ModelUnloaded), engine.rooms) == (0, (7_000_000,)), (
+        "in use a moment ago: recycled, not unloaded"
+    )
+    clock.sleep(1)
+    tree.held_bytes = 84_000_000
+    governor.check()
+    assert heard.count(ModelUnloaded) == 0
+    tree.held_bytes = 94_000_000
+    governor.check()
+    assert heard.count(ModelUnloaded) == 1
+    loader.close()
+    assert governor.snapshot().consumers == ()

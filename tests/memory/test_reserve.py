@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,10 @@ from tests.memory.conftest import Govern
 from tests.memory.machine import MB, Cache, Machine, StillClock, until
 
 from embank.errors import BudgetExceeded, InvalidInput
+from embank.events.kinds import BulkWorkPaused
+from embank.events.stream import Stream
 from embank.memory.governor import Governor
+from embank.memory.priority import Priority, bulk_work
 from embank.memory.reserve import Reservation
 from embank.memory.settings import Settings
 
@@ -124,11 +128,19 @@ class Boaster(Cache):
 class Waiter(threading.Thread):
     """Reserves in a thread of its own and keeps what it gets until `done` is set."""
 
-    def __init__(self, governor: Governor, wanted_bytes: int, **options: float) -> None:
+    def __init__(
+        self,
+        governor: Governor,
+        wanted_bytes: int,
+        *,
+        wait_s: float = 3600.0,
+        priority: Priority = "interactive",
+        least: int | None = None,
+    ) -> None:
         super().__init__(daemon=True)
         self.governor = governor
         self.wanted_bytes = wanted_bytes
-        self.wait_s = options.get("wait_s", 3600.0)
+        self.options: dict[str, Any] = {"wait_s": wait_s, "priority": priority, "least_bytes": least}
         self.got: Reservation | None = None
         self.refusal: BudgetExceeded | None = None
         self.settled = threading.Event()
@@ -137,7 +149,7 @@ class Waiter(threading.Thread):
 
     def run(self) -> None:
         try:
-            with self.governor.reserve("waiting work", self.wanted_bytes, wait_s=self.wait_s) as self.got:
+            with self.governor.reserve("waiting work", self.wanted_bytes, **self.options) as self.got:
                 self.settled.set()
                 self.done.wait(30)
         except BudgetExceeded as error:
@@ -362,3 +374,233 @@ def test_in_one_thread_the_promises_always_fit(requests: list[tuple[int, int, bo
         else:
             assert reservation.granted_bytes == min(max(wanted, least), room)
             kept.append(reservation)
+
+
+# --- interactive and bulk -------------------------------------------------------------------------------------------
+
+
+def bulk(governor: Governor, wanted: int, *, least: int | None = None, wait_s: float = 3600.0) -> Waiter:
+    return Waiter(governor, wanted, wait_s=wait_s, priority="bulk", least=least)
+
+
+def waiting(governor: Governor, count: int) -> None:
+    until(lambda: governor.snapshot().waiting == count)
+
+
+def test_interactive_work_comes_before_bulk_work_that_came_earlier(govern: Govern) -> None:
+    governor = govern()
+    first = govern_in_thread(governor, 80 * MB)
+    ingest = bulk(governor, 50 * MB)
+    waiting(governor, 1)
+    query = Waiter(governor, 60 * MB)
+    waiting(governor, 2)
+    first.finish()
+    assert query.settled.wait(30)
+    assert not ingest.settled.wait(0.2)
+    query.finish()
+    assert ingest.settled.wait(30)
+    assert ingest.got is not None
+    ingest.finish()
+
+
+def govern_in_thread(governor: Governor, wanted: int) -> Waiter:
+    holder = Waiter(governor, wanted)
+    assert holder.settled.wait(30)
+    return holder
+
+
+def test_an_interactive_request_that_fits_overtakes_bulk_work_in_line(govern: Govern) -> None:
+    governor = govern()
+    first = govern_in_thread(governor, 60 * MB)
+    ingest = bulk(governor, 50 * MB)
+    waiting(governor, 1)
+    hasty = Waiter(governor, 30 * MB, wait_s=0)
+    assert hasty.settled.wait(30)
+    assert hasty.got is not None
+    for waiter in (hasty, first, ingest):
+        waiter.finish()
+
+
+def test_bulk_work_that_waited_its_patience_gets_its_turn(govern: Govern, clock: StillClock) -> None:
+    governor = govern(bulk_patience_s=5)
+    first = govern_in_thread(governor, 80 * MB)
+    ingest = bulk(governor, 90 * MB)
+    waiting(governor, 1)
+    queries = [Waiter(governor, 60 * MB)]
+    waiting(governor, 2)
+    clock.sleep(5)
+    queries.append(Waiter(governor, 60 * MB))
+    waiting(governor, 3)
+    first.finish()
+    assert ingest.settled.wait(30), "it came first, and counts as interactive now"
+    assert ingest.got is not None
+    assert not queries[0].settled.wait(0.2)
+    ingest.finish()
+    for query in queries:
+        assert query.settled.wait(30)
+        query.finish()
+
+
+def test_a_stream_of_queries_does_not_starve_bulk_work(govern: Govern, clock: StillClock) -> None:
+    governor = govern(bulk_patience_s=5)
+    before = govern_in_thread(governor, 60 * MB)
+    ingest = bulk(governor, 90 * MB)
+    waiting(governor, 1)
+    served = 0
+    while not ingest.settled.is_set():
+        assert served < 100
+        query = Waiter(governor, 60 * MB)  # there is always one more before the last has ended
+        waited = 1 if ingest.settled.is_set() else 2
+        until(lambda waited=waited: governor.snapshot().waiting >= waited or ingest.settled.is_set())  # type: ignore[misc]
+        clock.sleep(1)
+        before.finish()
+        until(lambda query=query: query.settled.is_set() or ingest.settled.is_set())  # type: ignore[misc]
+        before, served = query, served + 1
+    assert ingest.got is not None
+    assert 4 <= served <= 7, "about as long as its patience"
+    ingest.finish()
+    before.finish()
+
+
+def on_rung(machine: Machine, governor: Governor, held: int) -> None:
+    machine.held_bytes = held * MB
+    governor.check()
+
+
+def test_on_the_shrinking_rung_bulk_work_gets_a_part_and_queries_all(govern: Govern, machine: Machine) -> None:
+    governor = govern(shrink_to=0.25)
+    on_rung(machine, governor, 81)
+    with governor.reserve("query", 8 * MB) as query:
+        assert query.granted_bytes == 8 * MB
+    for wanted, least, granted in ((16, 0, 4), (16, 6, 6), (4, 4, 4)):
+        with governor.reserve("ingest", wanted * MB, least_bytes=least * MB, priority="bulk") as reservation:
+            assert reservation.granted_bytes == granted * MB
+    machine.held_bytes = 69 * MB
+    with governor.reserve("ingest", 16 * MB, priority="bulk") as reservation:
+        assert reservation.granted_bytes == 16 * MB, "the rung was left"
+
+
+def test_on_the_shrinking_rung_bulk_work_pauses_while_queries_go_on(
+    govern: Govern, machine: Machine, clock: StillClock
+) -> None:
+    with Stream() as stream, stream.subscribe(kinds=[BulkWorkPaused]) as events:
+        governor = govern(stream=stream, bulk_patience_s=5)
+        on_rung(machine, governor, 81)
+        ingests = [bulk(governor, 4 * MB), bulk(governor, 4 * MB)]
+        waiting(governor, 2)
+        for _ in range(10):
+            with governor.reserve("query", 10 * MB):
+                pass
+        assert not any(ingest.settled.wait(0.1) for ingest in ingests)
+        assert governor.snapshot().paused == 2
+        clock.sleep(4.9)
+        assert not ingests[0].settled.wait(0.2)
+        clock.sleep(0.1)
+        for ingest in ingests:
+            assert ingest.settled.wait(30), "it is slowed down, not stopped"
+            assert ingest.got is not None
+            ingest.finish()
+        told = [event for event in events.drain() if isinstance(event, BulkWorkPaused)]
+    assert [(event.what, event.rung) for event in told] == [("waiting work", "shrink")], "once until the rung is left"
+
+
+def test_a_pause_ends_when_pressure_falls_or_the_deadline_comes_and_is_no_refusal(
+    govern: Govern, machine: Machine, clock: StillClock
+) -> None:
+    governor = govern(bulk_patience_s=3600)
+    on_rung(machine, governor, 81)
+    hurried, patient = bulk(governor, 4 * MB, wait_s=2), bulk(governor, 4 * MB)
+    waiting(governor, 2)
+    clock.sleep(2)
+    assert hurried.settled.wait(30)
+    assert hurried.got is not None
+    assert not patient.settled.wait(0.2)
+    machine.held_bytes = 60 * MB
+    assert patient.settled.wait(30)
+    assert patient.got is not None
+    for waiter in (hurried, patient):
+        waiter.finish()
+
+
+def test_work_that_holds_a_reservation_is_neither_paused_nor_refused(govern: Govern, machine: Machine) -> None:
+    governor = govern(bulk_patience_s=3600)
+    with bulk_work(), governor.reserve("a window", 2 * MB):
+        on_rung(machine, governor, 81)
+        with governor.reserve("a batch in it", 8 * MB, least_bytes=MB, wait_s=3600) as batch:
+            assert batch.granted_bytes == 2 * MB, "shrunk, though"
+        on_rung(machine, governor, 96)
+        with governor.reserve("a batch in it", 8 * MB, least_bytes=MB, wait_s=3600) as batch:
+            assert batch.granted_bytes == 2 * MB
+        query = Waiter(governor, MB)
+        assert query.settled.wait(30)
+        assert query.refusal is not None, "new work is"
+        query.finish()
+
+
+def test_while_new_work_is_refused_bulk_work_waits_to_its_deadline(
+    govern: Govern, machine: Machine, clock: StillClock
+) -> None:
+    governor = govern()
+    on_rung(machine, governor, 96)
+    first, second = bulk(governor, MB, wait_s=60), bulk(governor, MB, wait_s=120)
+    waiting(governor, 2)
+    clock.sleep(60)
+    assert first.settled.wait(30)
+    assert first.refusal is not None
+    machine.held_bytes = 10 * MB
+    assert second.settled.wait(30)
+    assert second.got is not None
+    for waiter in (first, second):
+        waiter.finish()
+
+
+def test_a_dry_run_neither_shrinks_nor_pauses(govern: Govern, machine: Machine) -> None:
+    governor = govern(dry_run=True)
+    on_rung(machine, governor, 81)
+    with governor.reserve("ingest", 16 * MB, wait_s=3600, priority="bulk") as reservation:
+        assert reservation.granted_bytes == 16 * MB
+
+
+def test_the_priority_is_the_threads_unless_it_is_given(govern: Govern, machine: Machine) -> None:
+    governor = govern()
+    on_rung(machine, governor, 81)
+
+    def granted(priority: Priority | None = None) -> int:
+        with governor.reserve("work", 16 * MB, least_bytes=0, priority=priority) as reservation:
+            return reservation.granted_bytes // MB
+
+    seen: list[int] = []
+    with bulk_work():
+        assert (granted(), granted("interactive")) == (4, 16)
+        other = threading.Thread(target=lambda: seen.append(granted()))
+        other.start()
+        other.join()
+    assert seen == [16], "another thread's work is its own"
+    assert (granted(), granted("bulk")) == (16, 4)
+
+
+def test_a_clock_that_is_set_back_makes_nobody_wait_longer(govern: Govern, clock: StillClock) -> None:
+    governor = govern()
+    first = govern_in_thread(governor, 80 * MB)
+    waiter = Waiter(governor, 50 * MB, wait_s=10)
+    waiting(governor, 1)
+    clock.sleep(6)
+    assert not waiter.settled.wait(0.2)
+    clock.sleep(-3600)
+    assert not waiter.settled.wait(0.2)
+    clock.sleep(4)
+    assert waiter.settled.wait(30)
+    assert waiter.refusal is not None
+    for each in (first, waiter):
+        each.finish()
+
+
+def test_without_limits_everything_is_granted_and_nobody_is_asked(govern: Govern, machine: Machine) -> None:
+    cache = Cache(machine, "cache", 99 * MB)
+    governor = govern(enabled=False)
+    governor.register(cache)
+    governor.check()
+    with governor.reserve("anything", 500 * MB) as reservation:
+        assert reservation.granted_bytes == 500 * MB
+    state = governor.snapshot()
+    assert (cache.asked, state.rung, state.limited) == ([], None, False)

@@ -81,8 +81,8 @@ class PressureWatch:
     """Calls `heard`, a bound method, with the kind of the source (psi, fifo, socket) whenever pressure is reported.
 
     A daemon thread, asleep in the kernel until then. The owner of the method is held weakly: when it is gone, the
-    thread ends; so it does, with a warning, when the source is closed from the other side. Thread-safe. In a child
-    after a fork nothing is watched: the word was for the parent.
+    thread ends with the next report. It also ends, with a warning, when the source is closed from the other side.
+    Thread-safe. In a child after a fork nothing is watched: the word was for the parent.
     """
 
     def __init__(self, kind: str, fd: int, events: int, heard: Callable[[str], object]) -> None:
@@ -109,7 +109,8 @@ class PressureWatch:
         if thread is None:
             return
         if os.getpid() == self._pid:
-            os.write(self._write_end, b"x")
+            with contextlib.suppress(BrokenPipeError):  # it has ended by itself
+                os.write(self._write_end, b"x")
             if thread is not threading.current_thread():
                 thread.join()
         os.close(self._write_end)

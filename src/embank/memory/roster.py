@@ -212,8 +212,8 @@ class Roster:
             except Exception:  # noqa: BLE001 — foreign code may raise anything
                 self._failed(doer.name, what)
             finally:
-                seconds = busy.stopwatch.passed_s()
                 with self._changed:
+                    seconds = busy.stopwatch.passed_s()
                     if doer.busy is busy:
                         doer.busy = None
                     self._changed.notify_all()
@@ -223,9 +223,8 @@ class Roster:
             threading.Thread(target=run, name="embank-release", daemon=True).start()
         except RuntimeError:  # no thread can be had: then it is not known how long this takes
             run()
-        waited = Stopwatch(self.clock)
         with self._changed:
-            while doer.busy is busy and waited.passed_s() < self.slow_s:
+            while doer.busy is busy and busy.stopwatch.passed_s() < self.slow_s:
                 self._changed.wait(min(self.slow_s, SLICE_S))
             done = doer.busy is not busy
         if not done:
