@@ -288,6 +288,10 @@ class Bank:
         """Ledgers, rung and consumers, measured now."""
         return self._engine.governor.snapshot()
 
+    def warm(self) -> None:
+        """Load the model of new collections now, instead of with the first text; raises what loading it raises."""
+        self._engine.default_model()
+
     def models(self) -> list[Any]:
         """States of the models of this process."""
         return list(self._engine.loader().states())

@@ -18,6 +18,7 @@ from embank.cli import (
     documents,
     errors,
     ingest,
+    memory,
     model_files,
     model_use,
     models,
@@ -147,6 +148,7 @@ app.command("get", rich_help_panel=_READ)(documents.get)
 app.command("list", rich_help_panel=_READ)(documents.list_)
 app.command("count", rich_help_panel=_READ)(stats.count)
 app.command("stats", rich_help_panel=_READ)(stats.stats)
+app.command("memory", rich_help_panel=_READ)(memory.memory)
 
 _models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
 _models.command("list")(models.list_)
