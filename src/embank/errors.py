@@ -9,7 +9,8 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
     ├── ConfigError (ValueError)             a setting's key or value is wrong
     ├── MissingExtra (ImportError)           an optional dependency is not installed; names the extra
     ├── MemoryBudgetError
-    │   └── BudgetExceeded (MemoryError)     the work can't fit: wanted, available, which setting to change
+    │   ├── BudgetExceeded (MemoryError)     the work can't fit: wanted, available, which setting to change
+    │   └── BudgetBelowFloor (ValueError)    a budget that can't work, and the least that would
     ├── SourceError (ValueError)             a source as a whole can't be read
     ├── ModelError
     │   ├── ModelNotFound (LookupError)      no such model, or its weights are not on this machine
@@ -86,6 +87,10 @@ class BudgetExceeded(MemoryBudgetError, MemoryError):
             available_bytes=available_bytes,
             budget_bytes=budget_bytes,
         )
+
+
+class BudgetBelowFloor(MemoryBudgetError, ValueError):
+    """A memory budget that is no more than what nobody can release; field `least_bytes` is one that would work."""
 
 
 class SourceError(EmbankError, ValueError):

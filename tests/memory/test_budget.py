@@ -8,7 +8,7 @@ import pytest
 from tests.memory.conftest import Govern
 from tests.memory.machine import MB, Cache, Machine
 
-from embank.errors import BudgetExceeded, InvalidInput
+from embank.errors import BudgetBelowFloor, BudgetExceeded, InvalidInput
 from embank.events.kinds import BudgetCapped, BudgetChanged, BudgetTooSmall, RungEntered
 from embank.events.stream import Stream
 
@@ -26,7 +26,7 @@ def test_no_budget_at_all_is_refused_with_the_least_that_would_work(
 
 def test_a_budget_below_what_is_held_already_is_refused_and_why(govern: Govern, machine: Machine) -> None:
     machine.held_bytes = 40 * MB
-    with pytest.raises(InvalidInput, match=r"budget of 30\.0 MB can't work: 40\.0 MB are held already") as refusal:
+    with pytest.raises(BudgetBelowFloor, match=r"budget of 30\.0 MB can't work: 40\.0 MB are held already") as refusal:
         govern(30 * MB)
     assert refusal.value.fields["least_bytes"] == 48 * MB
     assert govern(30 * MB, baseline_bytes=40 * MB).budget_bytes == 30 * MB, "what the host holds is no matter"
@@ -38,7 +38,7 @@ def test_the_least_allows_for_the_largest_work_known(govern: Govern, machine: Ma
     with governor.reserve("a model", 35 * MB):
         pass
     governor.settle()
-    with pytest.raises(InvalidInput) as refusal:
+    with pytest.raises(BudgetBelowFloor) as refusal:
         governor.budget_bytes = 40 * MB
     assert refusal.value.fields["least_bytes"] == 75 * MB
     assert governor.budget_bytes == 100 * MB, "nothing was changed"

@@ -53,8 +53,9 @@ class Governor:
     `baseline_bytes` is what the process held before Embank came into it: 0 in Embank's own processes, where the budget
     is absolute; in someone else's process, what the meter says at the start, so that the host's own data do not count.
 
-    Raises `InvalidInput` for a budget that can't work, with the least that would (field `least_bytes`). A budget above
-    the control group's limit is cut to that, and `BudgetCapped` says so.
+    Raises `InvalidInput` for a budget of 0 and `BudgetBelowFloor` for one that is held already by what can't be
+    released, both with the least that would work (field `least_bytes`). A budget above the control group's limit is cut
+    to that, and `BudgetCapped` says so.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from embank.errors import InvalidInput
+from embank.errors import BudgetBelowFloor, InvalidInput
 from embank.memory.meter import Meter
 from embank.memory.snapshot import KERNEL_BYTES, Gauge
 
@@ -89,8 +89,8 @@ class Scales:
     def weigh(self, budget_bytes: int, *, largest_work_bytes: int) -> Weighed:
         """Whether this budget can be; what exceeds the control group's limit is cut off.
 
-        Raises `InvalidInput` with the least that would work, where what can't be released is as much as the budget or
-        more; `largest_work_bytes` is what some work is known to need above it.
+        Raises `InvalidInput` for none at all, and `BudgetBelowFloor` where what can't be released is as much or more;
+        both with the least that would work, for which `largest_work_bytes` is what some work is known to need.
         """
         floor_bytes = self.unreleasable_bytes()
         least_bytes = floor_bytes + max(LEAST_ROOM_BYTES, largest_work_bytes)
@@ -102,7 +102,7 @@ class Scales:
                 **fields,
             )
         if budget_bytes <= floor_bytes:
-            raise InvalidInput(
+            raise BudgetBelowFloor(
                 f"a memory budget of {told(budget_bytes)} can't work: {told(floor_bytes)} are held already that nobody "
                 f"can release (the interpreter, libraries, whatever is no cache and no model); set memory.budget to "
                 f"{told(least_bytes)} or more",

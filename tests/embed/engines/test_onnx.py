@@ -509,11 +509,11 @@ def test_other_failures_of_the_runtime_are_told_as_they_are(tmp_path: Path, mode
 def test_a_model_that_does_not_fit_the_budget_is_not_opened(tmp_path: Path, models: Path) -> None:
     folder = make_folder(tmp_path / "tiny")
     with pytest.raises(BudgetExceeded, match="convert tiny"):
-        opened(folder, models, budget=Governor(1 << 20))
+        opened(folder, models, budget=Governor(1 << 20, baseline_bytes=1 << 40))
     assert not models.exists() or folders(models) == []
     opened(folder, models)
     with pytest.raises(BudgetExceeded, match="load tiny"):
-        opened(folder, models, budget=Governor(1 << 20))
+        opened(folder, models, budget=Governor(1 << 20, baseline_bytes=1 << 40))
 
 
 @pytest.mark.parametrize(("module", "package"), [("onnxruntime", "onnxruntime"), ("onnx", "onnx")])

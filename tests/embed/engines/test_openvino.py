@@ -195,7 +195,7 @@ def test_a_model_that_does_not_fit_the_budget_is_not_opened(tmp_path: Path, mode
     folder = make_folder(tmp_path / "tiny")
     opened(folder, models)
     with pytest.raises(BudgetExceeded, match="load tiny"):
-        opened(folder, models, budget=Governor(1 << 20))
+        opened(folder, models, budget=Governor(1 << 20, baseline_bytes=1 << 40))
 
 
 def test_a_closed_engine_holds_nothing_and_says_so(tmp_path: Path, models: Path) -> None:

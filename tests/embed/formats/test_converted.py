@@ -304,7 +304,7 @@ def test_a_model_that_computes_wrongly_is_refused_and_removed(models: Path, hear
 
 def test_a_conversion_that_does_not_fit_the_budget_is_not_begun(tmp_path: Path, models: Path, heard: Heard) -> None:
     folder = make_folder(tmp_path / "tiny")
-    governor = Governor(1 << 20)
+    governor = Governor(1 << 20, baseline_bytes=1 << 40)
     with pytest.raises(BudgetExceeded, match="convert tiny"):
         loader_of(models, heard, governor=governor).get(str(folder))
     assert folders(models) == []

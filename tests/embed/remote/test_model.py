@@ -636,7 +636,7 @@ def test_requests_shrink_to_what_is_granted(make: Make, server: EndpointServer) 
 
 
 def test_what_cannot_fit_is_not_sent(make: Make, server: EndpointServer) -> None:
-    governor = Governor(1)
+    governor = Governor(1, baseline_bytes=1 << 40)
     with pytest.raises(BudgetExceeded, match="remote request"):
         make(budget=governor, dimensions=64).embed(["a"])
     assert server.seen == []

@@ -539,7 +539,7 @@ def test_a_load_is_held_to_the_budget(odd: Callable[..., IsolatedEngine], tmp_pa
     assert governor.snapshot().reserved_bytes == 0
     engine.close()
     with pytest.raises(BudgetExceeded, match=r"load odd needs 5\.0 MB") as caught:
-        odd(budget=Governor(4_000_000))
+        odd(budget=Governor(4_000_000, baseline_bytes=1 << 40))
     assert caught.value.fields["wanted_bytes"] == 5_000_000
 
 
