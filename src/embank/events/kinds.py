@@ -20,6 +20,7 @@ from embank.events.collections import (
     SourceItemSkipped,
     ViewCaughtUp,
 )
+from embank.events.creep import CreepSuspected, LeakAttributed, MemoryJumped
 from embank.events.event import (
     Event,
 )
@@ -67,10 +68,13 @@ __all__ = [
     "BudgetTooSmall",
     "BulkWorkPaused",
     "CollectionReduced",
+    "CreepSuspected",
     "DocumentsCommitted",
     "DocumentsDeleted",
     "Event",
     "IngestProgressed",
+    "LeakAttributed",
+    "MemoryJumped",
     "MemoryRecovered",
     "MemoryReleased",
     "MemorySampled",

@@ -1,0 +1,138 @@
+"""Readings of memory over operations, kept within bounds, and when growth in them is creep.
+
+A point is the *least* of two readings, in each measure: what is held for a moment is not old. The latest points are
+kept as they are; all of them once more, halved (the least of each two) whenever they become too many, so that slow
+creep over millions of operations is seen as well as fast creep over a thousand.
+
+Growth is creep when it goes on: it stands the tests of `trend.py` (drift from segment to segment, then the interval of
+the Theil-Sen slope), no single step makes up most of it, and the second half has its share. A plateau that an allocator
+climbs to, a cache that warms up and a sawtooth do not.
+
+Knows numbers only. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from embank.memory.trend import SEGMENTS, drift_p, steps, theil_sen
+
+Measure = Literal["level", "used", "managed"]
+
+_LARGEST_STEP = 0.4
+"""A single step between segments that makes up more than this of the growth is a step, not creep."""
+_LATE_SHARE = 0.45
+"""At least so much of the growth falls into the second half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Memory after so many operations, without what warm-ups took. `own_bytes` is all that the process holds.
+
+    `level_bytes` is unmanaged memory, `used_bytes` that less what the allocator's heap has free: a leak that first
+    takes up what had been freed shows only there (None where it can't be asked). `counts` are operations ended so far,
+    by the number of their kind.
+    """
+
+    operations: int
+    at_s: float
+    own_bytes: int
+    level_bytes: int
+    used_bytes: int | None
+    counts: tuple[int, ...]
+
+    def merged(self, later: Point) -> Point:
+        """One for both; of the one with the lower level are the counts, lest it is held against later operations."""
+        lower = self if self.level_bytes <= later.level_bytes else later
+        return Point(
+            lower.operations,
+            later.at_s,
+            min(self.own_bytes, later.own_bytes),
+            min(self.level_bytes, later.level_bytes),
+            None if self.used_bytes is None or later.used_bytes is None else min(self.used_bytes, later.used_bytes),
+            lower.counts,
+        )
+
+
+def measured(point: Point, measure: Measure) -> int | None:
+    """A point by one measure. `managed` is what is used, consumers' bytes included; None where it can't be told."""
+    if measure == "level":
+        return point.level_bytes
+    if measure == "used" or point.used_bytes is None:
+        return point.used_bytes
+    return point.used_bytes + point.own_bytes - point.level_bytes
+
+
+class History:
+    """See the module: `recent` and `whole`, at most `most` points each."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.recent: deque[Point] = deque(maxlen=most)
+        self._whole: list[Point] = []
+        self._stride = 1
+        self._half: Point | None = None
+        self._part: Point | None = None
+        self._parts = 0
+
+    def add(self, reading: Point) -> bool:
+        """Take a reading in; whether it completed a point."""
+        if self._half is None:
+            self._half = reading
+            return False
+        point = self._half.merged(reading)
+        self._half = None
+        self.recent.append(point)
+        self._keep(point)
+        return True
+
+    def windows(self, least: int) -> Iterator[list[Point]]:
+        """What creep is sought in, the shortest last: everything, the latest points, and the later half of these."""
+        recent = list(self.recent)
+        if self._stride > 1 and len(self._whole) >= least:
+            yield self._whole
+        if len(recent) >= least:
+            yield recent
+        if len(recent) == self._most and self._most // 2 >= least:
+            yield recent[-self._most // 2 :]
+
+    def before(self, operations: int) -> Point | None:
+        """The latest of the recent points that is at least so many operations older than the last."""
+        if not self.recent:
+            return None
+        mark = self.recent[-1].operations - operations
+        return next((point for point in reversed(self.recent) if point.operations <= mark), None)
+
+    def _keep(self, point: Point) -> None:
+        self._part = point if self._part is None else self._part.merged(point)
+        self._parts += 1
+        if self._parts < self._stride:
+            return
+        self._whole.append(self._part)
+        self._part, self._parts = None, 0
+        if len(self._whole) > self._most:
+            pairs = zip(self._whole[::2], self._whole[1::2], strict=False)
+            self._part = self._whole[-1] if len(self._whole) % 2 else None
+            self._parts = self._stride if self._part is not None else 0
+            self._whole = [earlier.merged(later) for earlier, later in pairs]
+            self._stride *= 2
+
+
+def rise(operations: Sequence[int], values: Sequence[int], *, least_bytes: int, confidence: float) -> float | None:
+    """The slope (Theil-Sen) of values that rise steadily, by the rules of the module; None where they don't.
+
+    The costly test comes last.
+    """
+    if len(values) < 2 * SEGMENTS:
+        return None
+    found = steps(values, of=min)
+    growth = sum(found)
+    if growth < least_bytes or max(found) > _LARGEST_STEP * growth:
+        return None
+    if sum(found[len(found) // 2 :]) < _LATE_SHARE * growth or drift_p(found) > 1 - confidence:
+        return None
+    slope = theil_sen(operations, values, confidence=confidence)
+    return slope.slope if slope.low > 0 else None
