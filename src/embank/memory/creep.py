@@ -5,8 +5,8 @@
 
 At the end of every n-th operation the process's anonymous memory is read. What counts is *old unmanaged* memory: less
 what consumers say they hold, and the least of two readings. What the first operations of a kind take (lazy imports,
-models, arenas, buffers) is its warm-up and is not counted, whenever the kind begins; whatever else grew between two
-readings of a warm-up is lost with it, which is bounded by the number of kinds. The baseline is the level after the
+models, arenas, buffers) is its warm-up and is not counted, whenever the kind begins; what others take while such an
+operation is under way is lost with it, which is bounded by the number of kinds. The baseline is the level after the
 first warm-up, and nothing ever moves it: a recovery that did would hide creep.
 
 Two alarms. A rise of more than 5 MB within 10 operations is a *jump*: the recovery handed in is called at once, in the
@@ -110,7 +110,9 @@ class Creep:
                 self._untold += 1
                 kind = OTHER
             if kind not in self._known:
-                self._known[kind] = Operation(kind, self._ended if self._settings.enabled else _ignored)
+                enabled = self._settings.enabled
+                warms = self._begun if enabled and self._settings.warmup_operations else None
+                self._known[kind] = Operation(kind, self._ended if enabled else _ignored, begun=warms)
                 self._enter(kind)
             return self._known[kind]
 
@@ -148,8 +150,10 @@ class Creep:
         settings = self._settings
         self._lock = threading.Lock()
         """Guards the counts and what a report is made of; nothing foreign is called while it is held."""
-        self._looking = threading.Lock()
-        """Held by the one thread that reads and acts; operations that end meanwhile don't wait for it."""
+        self._looking = threading.RLock()
+        """Held by the one thread that reads and acts; operations that end meanwhile don't wait for it. That thread
+        itself may come back: a recovery may hold operations, a subscriber ask for the report."""
+        self._acting = False
         self._closed = False
         self._known: dict[str, Operation] = {}
         self._number: dict[str, int] = {}
@@ -181,6 +185,23 @@ class Creep:
         self._counts.append(0)
         return number
 
+    def _begun(self, kind: str) -> None:
+        """Of kinds that warm up: what grew before this operation is not its own, and counts."""
+        with self._lock:
+            known, number = self._known.get(kind), self._number.get(kind)
+            done = 0 if number is None else self._counts[number]
+            if known is not None and done >= self._settings.warmup_operations:
+                known.begun = None  # it need not ask any more
+                return
+        if not self._closed and self._looking.acquire(blocking=False):
+            try:
+                if not self._acting and not self._attribution.active:
+                    self._readings.mark()
+            except Exception:  # noqa: BLE001 -- as when it ends
+                _log.exception("reading memory failed before an operation of kind %s", kind)
+            finally:
+                self._looking.release()
+
     def _ended(self, kind: str) -> None:
         if self._closed:
             return
@@ -196,11 +217,19 @@ class Creep:
             self._next = self._operations + self._settings.every_operations
         if self._looking.acquire(blocking=False):
             try:
-                self._look(kind, warms=warms)
-            except Exception:  # noqa: BLE001 -- whoever is tracked must not fail for the watch's sake
-                _log.exception("watching memory failed after an operation of kind %s", kind)
+                if not self._acting:
+                    self._acting = True
+                    self._act(kind, warms=warms)
             finally:
                 self._looking.release()
+
+    def _act(self, kind: str, *, warms: bool) -> None:
+        try:
+            self._look(kind, warms=warms)
+        except Exception:  # noqa: BLE001 -- whoever is tracked must not fail for the watch's sake
+            _log.exception("watching memory failed after an operation of kind %s", kind)
+        finally:
+            self._acting = False
 
     def _look(self, kind: str, *, warms: bool) -> None:
         if self._attribution.active:  # readings would show the experiment

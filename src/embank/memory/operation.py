@@ -14,21 +14,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Operation:
-    """Tells `ended` the kind whenever an operation ends, also by an exception.
+    """Tells `ended` the kind whenever an operation ends, also by an exception, and `begun`, if set, when one begins.
 
     Keeps nothing, so any number may be under way at once, in any thread or task.
 
     As a decorator it takes functions and async functions; not generators, whose call ends before their work begins.
     """
 
-    __slots__ = ("_ended", "kind")
+    __slots__ = ("_ended", "begun", "kind")
 
-    def __init__(self, kind: str, ended: Callable[[str], None]) -> None:
+    def __init__(self, kind: str, ended: Callable[[str], None], *, begun: Callable[[str], None] | None = None) -> None:
         self.kind = kind
+        self.begun = begun
         self._ended = ended
 
     def __enter__(self) -> None:
-        return None
+        begun = self.begun
+        if begun is not None:
+            begun(self.kind)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -70,8 +70,14 @@ class Readings:
             self.last_bytes, self.peak_bytes = raw.own_bytes, max(self.peak_bytes, raw.own_bytes)
         return raw
 
+    def mark(self) -> None:
+        """Remember what is held now, before an operation that warms up."""
+        raw = self._raw()
+        if raw is not None:
+            self._before = raw
+
     def warm(self, now: Raw) -> None:
-        """What grew since the reading before is a warm-up's, and is not counted."""
+        """What grew since the mark, or the reading before, is a warm-up's, and is not counted."""
         if self._before is not None:
             self._shift(self._before, now)
         self._before = now

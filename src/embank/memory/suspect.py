@@ -1,8 +1,8 @@
 """When the growth of memory over operations is suspected to be creep: a trend, or a broken contract.
 
 Looks at the points of a `History` in each measure. A trend must be found in two looks in a row. After a suspicion the
-next one comes when memory has grown as much again over the baseline, so that a leak that nobody mends is told a handful
-of times over months, not every minute. Numbers only; not thread-safe.
+next one of its sort comes when memory has grown as much again over the baseline, so that a leak that nobody mends is
+told a handful of times over months, not every minute. Numbers only; not thread-safe.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Suspect:
         self._confidence = confidence
         self._unchecked = self._in_a_row = 0
         self._base: dict[Measure, int] = {}
-        self._next_bytes = 0
         self._since = 0
+        self._next_bytes = {"trend": 0, "contract": 0}
         self.most_per_100 = self.most_per_1000 = 0
 
     def look(self, *, managed: bool) -> Found | None:
@@ -70,8 +70,8 @@ class Suspect:
             if value is not None:
                 self._base.setdefault(measure, value)
         found = self._broken()
-        if found is not None:
-            return found if self._worth_it("level", last) else None
+        if found is not None and self._worth_it("contract", "level", last):
+            return found
         self._unchecked += 1
         if self._unchecked < _CHECK_POINTS:
             return None
@@ -80,21 +80,22 @@ class Suspect:
             found = self._trend(measure)
             if found is not None:
                 self._in_a_row += 1
-                return found if self._in_a_row >= _IN_A_ROW and self._worth_it(measure, last) else None
+                return found if self._in_a_row >= _IN_A_ROW and self._worth_it("trend", measure, last) else None
         self._in_a_row = 0
         return None
 
     def doubt(self) -> None:
-        """The last suspicion was not borne out: the next may come when a least growth has been added."""
-        self._next_bytes = self._since + self._least_bytes
+        """The last trend was not borne out: the next may come when a least growth has been added."""
+        self._next_bytes["trend"] = self._since + self._least_bytes
 
-    def _worth_it(self, measure: Measure, last: Point) -> bool:
+    def _worth_it(self, what: str, measure: Measure, last: Point) -> bool:
+        """Whether memory has doubled since the last suspicion of this sort."""
         since = (measured(last, measure) or 0) - self._base.get(measure, 0)
-        if since < self._next_bytes:
+        if since < self._next_bytes[what]:
             return False
-        self._since = max(since, self._least_bytes)
-        self._next_bytes = 2 * self._since
-        self._in_a_row = 0
+        self._next_bytes[what] = 2 * max(since, self._least_bytes)
+        if what == "trend":
+            self._since, self._in_a_row = max(since, self._least_bytes), 0
         return True
 
     def _trend(self, measure: Measure) -> Found | None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 SEGMENTS = 8
+_HANG_TOGETHER = 1.5
+"""By what the variance of the mean difference exceeds that of independent ones: successive averages of a random walk
+differ by amounts correlated by a quarter, and 1 + 2 / 4 = 1.5."""
 MOST_POINTS = 400
 """Longer series are condensed to so many medians first: pairs grow with the square."""
 LEAST_POINTS = 50
@@ -229,14 +232,17 @@ def steps(
 
 
 def drift_p(differences: Sequence[float]) -> float:
-    """Student's one-sided chance that their mean is above nought by accident. An odd number of them."""
+    """Student's one-sided chance that their mean is above nought by accident. An odd number of them.
+
+    Differences of neighbours hang together as those of a random walk's segments do, at worst.
+    """
     n = len(differences)
     mean = fmean(differences)
     variance = sum((each - mean) ** 2 for each in differences) / (n - 1)
     if variance == 0:
         return 0.0 if mean > 0 else 1.0 - 0.5 * (mean == 0)
     freedom = n - 1
-    angle = math.atan(mean / math.sqrt(variance / n) / math.sqrt(freedom))
+    angle = math.atan(mean / math.sqrt(_HANG_TOGETHER * variance / n) / math.sqrt(freedom))
     # Abramowitz and Stegun 26.7.4, for an even number of degrees of freedom.
     term, total = 1.0, 1.0
     for k in range(2, freedom, 2):
