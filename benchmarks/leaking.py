@@ -15,6 +15,7 @@ The last line printed is JSON.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import random
 import sys
@@ -25,7 +26,6 @@ from typing import Any
 
 from embank.events.kinds import CreepSuspected, Event, LeakAttributed, MemoryJumped
 from embank.memory.creep import Creep
-from embank.memory.readings import heap_free
 
 LEAK = 1_000
 """Bytes an operation: 0.1 MB per 100."""
@@ -69,7 +69,7 @@ class Plant:
         self._latest: deque[int] = deque()
         self._calls = 0
         self._libc = ctypes.CDLL(None)
-        self._libc.malloc.restype = self._libc.realloc.restype = ctypes.c_void_p
+        self._libc.malloc.restype = self._libc.realloc.restype = self._libc.sbrk.restype = ctypes.c_void_p
         self._libc.malloc.argtypes = [ctypes.c_size_t]
         self._libc.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
@@ -109,10 +109,11 @@ class Plant:
     def _occupy(self) -> None:
         """Leave no holes from before, which would take in what is to make new ones, and keep large blocks out of it."""
         self._libc.mallopt(M_MMAP_THRESHOLD, 64 * 1024)
-        for _ in range(2_000):
-            if (heap_free() or 0) < 10 * LEAK:
-                break
-            self._libc.malloc(16 * LEAK)
+        gc.collect()  # what imports left behind would make holes later
+        for size in (16_384, 4_096, 1_024):
+            end = self._libc.sbrk(0)
+            while self._libc.malloc(size) < end - size:  # what comes from beyond it fitted nowhere else
+                pass
 
 
 def operate(r: random.Random) -> None:

@@ -100,7 +100,7 @@ class Creep:
     def track(self, kind: str) -> Operation:
         """What marks one operation, as a context manager, or every call of a function, as a decorator.
 
-        Costs half a microsecond where memory is not read, some fifty where it is. An operation that raises counts.
+        Costs a microsecond where memory is not read, some hundred where it is. An operation that raises counts.
         """
         known = self._known.get(kind)
         if known is not None:

@@ -116,19 +116,24 @@ class Suspect:
         hundred, two, thousand = (self._history.before(n) for n in (_HUNDRED, 2 * _HUNDRED, _THOUSAND))
         if hundred is None or len(recent) < 2:
             return None
-        now = min(recent[-1].level_bytes, recent[-2].level_bytes)
-        grown = now - hundred.level_bytes
+        now = recent[-2].merged(recent[-1])
+        grown = _grown(hundred, now)
         self.most_per_100 = max(self.most_per_100, grown)
         since = None
         # A single burst is the jump's affair; two hundreds in a row are none.
-        if two is not None and min(grown, hundred.level_bytes - two.level_bytes) > self._contract.per_100:
+        if two is not None and min(grown, _grown(two, hundred)) > self._contract.per_100:
             since = two
         if thousand is not None:
-            self.most_per_1000 = max(self.most_per_1000, now - thousand.level_bytes)
-            if now - thousand.level_bytes > self._contract.per_1000:
+            self.most_per_1000 = max(self.most_per_1000, _grown(thousand, now))
+            if _grown(thousand, now) > self._contract.per_1000:
                 since = thousand
         if since is None:
             return None
         points = tuple(point for point in recent if point.operations >= since.operations)
-        rate = (now - since.level_bytes) / max(recent[-1].operations - since.operations, 1)
+        rate = _grown(since, now) / max(recent[-1].operations - since.operations, 1)
         return Found("contract", points, rate)
+
+
+def _grown(before: Point, after: Point) -> int:
+    """Growth that was there: a consumer that lets go of bytes that the process keeps, or that a child held, is none."""
+    return min(after.level_bytes - before.level_bytes, after.own_bytes - before.own_bytes)
