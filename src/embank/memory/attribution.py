@@ -90,6 +90,8 @@ class _State:
     blocks: int
     evidence: list[str]
     marked_at: int | None = None
+    watch_bytes: int = 0
+    """What the snapshots left behind in Python's allocator, at most."""
 
 
 class Attribution:
@@ -161,8 +163,10 @@ class Attribution:
         done = operations - state.begun_at
         tracing = self._tracing
         if tracing is not None and tracing.check() and state.marked_at is None and done >= _MARK_AT * state.needed:
-            tracing.mark()
             state.marked_at = operations
+            before = self._read() or 0
+            tracing.mark()
+            state.watch_bytes += max((self._read() or 0) - before, 0)
         return self._conclude(state, operations) if done >= state.needed else None
 
     def close(self) -> None:
@@ -210,50 +214,61 @@ class Attribution:
 
     def _conclude(self, state: _State, operations: int) -> Verdict:
         self._state = None
+        untraced = self._read() or 0
         traced = Traced("not traced") if self._tracing is None else self._tracing.finish()
         before = self._read() or 0
+        state.watch_bytes += max(before - untraced, 0)
         own = self._trimmed()
         done = operations - state.begun_at
         managed = self._managed_bytes() - state.held_bytes
-        grown = own - state.own_bytes - managed
-        expected = state.suspicion.bytes_per_operation * done
+        grown = own - state.own_bytes - managed - state.watch_bytes
+        expected = max(state.suspicion.bytes_per_operation * done, 1.0)
         evidence = state.evidence
         evidence.append(f"trimmed memory grew by {grown} bytes over {done} operations; {expected:.0f} were expected")
-        in_use = self._in_use()
-        malloced = 0
+        in_use, malloced = self._in_use(), 0
         if in_use is not None and state.in_use_bytes is not None:
             malloced = in_use - state.in_use_bytes - managed
             evidence.append(f"bytes in use by malloc changed by {malloced}")
+        python = self._by_lines(state, traced, operations, max(grown, malloced))
+        kinds = state.suspicion.kinds
+        if python >= _HALF * expected:
+            sure = min(python / expected, 1.0)
+            return Verdict("python", str(traced.top[0]), round(python), sure, kinds, tuple(evidence), traced.top)
+        # malloc's books are exact; what a library maps by itself is seen in the process's memory alone.
+        leaked = max(grown, malloced)
+        if leaked < _HALF * expected:
+            return self._no_leak(state, expected, leaked, before - own)
         if traced.ended != "finished":
-            evidence.append(f"no comparison of Python's allocations: {traced.ended}")
+            return Verdict("unclear", "", leaked, 0.0, kinds, tuple(evidence))
+        evidence.append(f"Python's own allocations grew by {max(round(python), 0)} bytes: the rest is not in Python's")
+        sure = min(leaked / expected, 1.0) * (1 - min(max(python, 0.0) / leaked, 1.0))
+        return Verdict("native", "", leaked, sure, kinds, tuple(evidence), traced.top)
+
+    def _by_lines(self, state: _State, traced: Traced, operations: int, grown: int) -> float:
+        """Growth of what Python's lines hold, over the whole experiment; 0 where it is not borne out by memory."""
+        if traced.ended != "finished":
+            state.evidence.append(f"no comparison of Python's allocations: {traced.ended}")
+            return 0.0
         # The mark was set late: as much again as since then is assumed to have grown in the time before it.
+        done = operations - state.begun_at
         scale = done / max(operations - (state.marked_at or state.begun_at), 1)
         python = min(traced.grown_bytes, sum(each.bytes for each in traced.top)) * scale
         # What is replaced looks like growth to the tracing: then neither memory nor the number of blocks grows with it.
         blocks = sum(each.blocks for each in traced.top) * scale
-        borne_out = max(grown, malloced) >= _HALF * python or self._blocks() - state.blocks >= _HALF * blocks > 0
-        kinds = state.suspicion.kinds
-        if python >= _HALF * max(grown, expected) and borne_out:
-            evidence.append(f"lines of Python code hold {traced.grown_bytes} bytes more than when the mark was set")
-            sure = min(python / max(grown, expected), 1.0)
-            return Verdict("python", str(traced.top[0]), round(python), sure, kinds, tuple(evidence), traced.top)
-        if grown < _HALF * expected:
-            return self._no_leak(state, expected, grown, before - own)
-        if traced.ended != "finished":
-            return Verdict("unclear", "", grown, 0.0, kinds, tuple(evidence))
-        evidence.append(f"Python's own allocations grew by {max(round(python), 0)} bytes: the rest is not in Python's")
-        sure = min(grown / expected, 1.0) * (1 - min(max(python, 0.0) / grown, 1.0))
-        return Verdict("native", "", grown, sure, kinds, tuple(evidence), traced.top)
+        if grown < _HALF * python and not self._blocks() - state.blocks >= _HALF * blocks > 0:
+            return 0.0
+        state.evidence.append(f"lines of Python code hold {traced.grown_bytes} bytes more than when the mark was set")
+        return python
 
-    def _no_leak(self, state: _State, expected: float, grown: int, trimmed: int) -> Verdict:
+    def _no_leak(self, state: _State, expected: float, leaked: int, trimmed: int) -> Verdict:
         suspicion = state.suspicion
-        gave_back = state.trimmed_bytes >= _HALF * suspicion.growth_bytes or trimmed >= expected
         state.evidence.append(f"the second trim gave back {trimmed} bytes")
+        back = max(state.trimmed_bytes, trimmed)
+        gave_back = state.trimmed_bytes >= _HALF * suspicion.growth_bytes or trimmed >= _HALF * expected
         if gave_back and supported():
-            share = 1.0 - min(max(grown, 0) / max(expected, 1.0), 1.0)
-            back = max(state.trimmed_bytes, trimmed)
+            share = 1.0 - min(max(leaked, 0) / expected, 1.0)
             return Verdict("hoarding", "", back, share, suspicion.kinds, tuple(state.evidence))
-        return Verdict("unclear", "", max(grown, 0), 0.0, suspicion.kinds, tuple(state.evidence))
+        return Verdict("unclear", "", max(leaked, 0), 0.0, suspicion.kinds, tuple(state.evidence))
 
     def _trimmed(self) -> int:
         """What the process holds once garbage is collected and free pages are handed back."""
