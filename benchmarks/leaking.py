@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embank.events.kinds import CreepSuspected, Event, LeakAttributed, MemoryJumped
-from embank.memory.creep import Creep
+from embank.memory.creep.watch import Creep
 
 LEAK = 1_000
 """Bytes an operation: 0.1 MB per 100."""

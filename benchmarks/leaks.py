@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks.leaking import OPERATIONS
 from benchmarks.report import Mark, publish
-from embank.memory.creep import Creep
-from embank.memory.creep_settings import Settings
+from embank.memory.creep.settings import Settings
+from embank.memory.creep.watch import Creep
 
 CULPRITS = {
     "python": "python",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from embank.embed import models
     from embank.embed.model import Model
     from embank.errors import EmbankError
-    from embank.memory.creep import track
+    from embank.memory.creep.watch import track
     from embank.memory.governor import Governor
     from embank.records import Document, Hit
     from embank.system.log import get_logger
@@ -37,7 +37,7 @@ _NAMES = {
     "get_logger": "embank.system.log:get_logger",
     "models": "embank.embed.models",
     "open": "embank.bank:open_bank",
-    "track": "embank.memory.creep:track",
+    "track": "embank.memory.creep.watch:track",
 }
 
 __all__ = [

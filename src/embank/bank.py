@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from embank.config import Config
     from embank.embed.model import Model, Precision
     from embank.events.stream import Stream
+    from embank.memory.creep.operation import Operation
+    from embank.memory.creep.report import CreepReport
     from embank.memory.governor import MemorySnapshot
     from embank.store.audit import AuditRow
 
@@ -220,7 +222,8 @@ class LocalCollection:
         if (ids is None) == (where is None):
             raise InvalidInput("delete takes either ids or where")
         listed = [ids] if isinstance(ids, str) else list(ids or ())
-        return self._stored.delete(listed, where=where)
+        with self._engine.creep.track("delete"):
+            return self._stored.delete(listed, where=where)
 
     def search(
         self,
@@ -235,7 +238,8 @@ class LocalCollection:
 
         Sees everything acknowledged before it began. `mode` is hybrid (default), dense or lexical.
         """
-        return self._engine.searcher(self._stored).search(query, vector=vector, k=k, where=where, mode=mode)
+        with self._engine.creep.track("search"):
+            return self._engine.searcher(self._stored).search(query, vector=vector, k=k, where=where, mode=mode)
 
     def count(self) -> int:
         """Documents in it; one row is read, whatever the size."""
@@ -287,6 +291,14 @@ class Bank:
     def memory(self) -> MemorySnapshot:
         """Ledgers, rung and consumers, measured now."""
         return self._engine.governor.snapshot()
+
+    def creep(self) -> CreepReport:
+        """Whether memory creeps up with the operations, by kind, and whose growth it was found to be."""
+        return self._engine.creep.report()
+
+    def track(self, kind: str) -> Operation:
+        """A mark for operations of your own, as a context manager or decorator, so that their creep is told, too."""
+        return self._engine.creep.track(kind)
 
     def warm(self) -> None:
         """Load the model of new collections now, instead of with the first text; raises what loading it raises."""

@@ -18,6 +18,7 @@ from embank.errors import FingerprintMismatch, InvalidInput
 from embank.events.kinds import ReembedAbandoned
 from embank.events.stream import Stream
 from embank.kit import Kit
+from embank.memory.creep.watch import Creep
 from embank.memory.governor import Governor
 from embank.memory.meter import SystemMeter, machine_limit
 from embank.memory.monitor import Monitor
@@ -92,6 +93,15 @@ class Engine:
             publish=self.stream.publish,
             clock=self.clock,
             meter=meter,
+        )
+        self.creep = Creep(
+            config.section("creep"),
+            managed_bytes=self.governor.managed_bytes,
+            consumers=self.governor.consumers,
+            recover=self._recover,
+            publish=self.stream.publish,
+            limit_bytes=lambda: self.governor.budget_bytes,
+            clock=self.clock,
         )
         self.monitor = Monitor(self.governor, settings=memory, publish=self.stream.publish, clock=self.clock)
         self.store = LocalStore(
@@ -173,6 +183,7 @@ class Engine:
             governor=self.governor,
             stream=self.stream,
             clock=self.clock,
+            operation=self.creep.track("ingest"),
             on_progress=on_progress,
             on_commit=on_commit,
         )
@@ -204,6 +215,7 @@ class Engine:
             governor=self.governor,
             stream=self.stream,
             clock=self.clock,
+            operation=self.creep.track("reembed"),
             on_progress=on_progress,
         ).run()
 
@@ -267,8 +279,14 @@ class Engine:
             if self._pressure is not None:
                 self._pressure.close()
             self.monitor.close()
+            self.creep.close()
             self.recovery.close()
             self.stream.close()
+
+    def _recover(self) -> None:
+        """All that can be given back without a person's word: what consumers hold, and the allocator's hoard."""
+        self.governor.relieve(self.governor.managed_bytes() + 1, "a jump of memory")
+        self.recovery.recover_now()
 
     def _warm(self, model: Model) -> Model:
         """With the first model in memory, what is held beside the consumers is the floor."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -97,7 +98,7 @@ class Pipeline:
     """Writes into one collection with one model. One run at a time.
 
     `kit` gives the means for the vectors that the collection has now; it is called again when they were replaced by
-    another model's during a run, which then goes on with that one.
+    another model's during a run, which then goes on with that one. `operation` marks each window that is written.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Pipeline:
         governor: Governor,
         stream: Stream,
         clock: Clock,
+        operation: AbstractContextManager[object],
         on_progress: OnProgress | None = None,
         on_commit: OnCommit | None = None,
     ) -> None:
@@ -117,6 +119,7 @@ class Pipeline:
         self._governor = governor
         self._stream = stream
         self._clock = clock
+        self._operation = operation
         self._on_progress = on_progress
         self._on_commit = on_commit
 
@@ -229,7 +232,11 @@ class Pipeline:
         kit = self._kit
         texts = [chunk.text for upsert in plan.upserts for chunk in upsert.chunks]
         wanted_bytes = kit.window_bytes(texts)
-        with bulk_work(), self._governor.reserve("a window of documents", wanted_bytes, wait_s=WINDOW_WAIT_S):
+        with (
+            self._operation,
+            bulk_work(),
+            self._governor.reserve("a window of documents", wanted_bytes, wait_s=WINDOW_WAIT_S),
+        ):
             self._collection.commit(Batch(root, plan.upserts, kit.embed(texts), plan.relabeled), kit.space)
         return len(texts)
 

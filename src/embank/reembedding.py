@@ -7,7 +7,7 @@ by an error, Ctrl-C or a kill, loses at most the window under way, and running a
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,6 +75,7 @@ class Reembedder:
         governor: Governor,
         stream: Stream,
         clock: Clock,
+        operation: AbstractContextManager[object],
         on_progress: OnReembedProgress | None = None,
     ) -> None:
         self._collection = collection
@@ -83,6 +84,7 @@ class Reembedder:
         self._governor = governor
         self._stream = stream
         self._clock = clock
+        self._operation = operation
         self._on_progress = on_progress
 
     def run(self) -> ReembedReport:
@@ -165,7 +167,7 @@ class Reembedder:
         texts = [chunk.text for draft in drafts for chunk in draft.chunks]
         wanted_bytes = kit.window_bytes(texts)
         work = nullcontext() if urgent else bulk_work()
-        with work, self._governor.reserve("a window of documents", wanted_bytes, wait_s=WINDOW_WAIT_S):
+        with self._operation, work, self._governor.reserve("a window of documents", wanted_bytes, wait_s=WINDOW_WAIT_S):
             report.embedded += shadow.commit(drafts, kit.embed(texts))
         report.chunks += len(texts)
         report.commits += 1

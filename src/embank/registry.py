@@ -74,7 +74,7 @@ SECTIONS = Table(
         "log": "embank.system.log_settings:Settings",
         "memory": "embank.memory.settings:Settings",
         "recovery": "embank.memory.recovery_settings:Settings",
-        "creep": "embank.memory.creep_settings:Settings",
+        "creep": "embank.memory.creep.settings:Settings",
         "source": "embank.source.settings:Settings",
         "chunk": "embank.chunk.settings:Settings",
         "embed": "embank.embed.settings:Settings",

@@ -32,8 +32,9 @@ def test_a_kind_is_frozen_slotted_plain_and_stamped(kind: type[Event]) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.at = 0.0  # type: ignore[misc]  # that is the point
     plain = {str, int, float, bool, int | None, str | None, float | None}
+    several = {tuple[str, ...]}
     pairs = {tuple[tuple[str, int], ...], tuple[tuple[int, int], ...]}  # by name or process id
-    assert set(get_type_hints(kind).values()) <= plain | pairs
+    assert set(get_type_hints(kind).values()) <= plain | several | pairs
     assert dataclasses.asdict(event) == {"at": event.at, **{name: place for place, name in enumerate(names)}}
 
 

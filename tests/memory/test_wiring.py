@@ -14,7 +14,7 @@ import embank
 from embank.bank import open_bank
 from embank.embed import models
 from embank.errors import InvalidInput
-from embank.events.kinds import PressureReported
+from embank.events.kinds import MemoryJumped, PressureReported
 from embank.memory.reserve import Book
 from embank.testing.fakes import HashModel
 
@@ -105,3 +105,52 @@ def test_a_model_without_a_bank_has_the_same_flags() -> None:
     unknown: dict[str, Any] = {"store.dtype": "int8"}
     with pytest.raises(InvalidInput, match=r"store\.dtype"):
         models.load("wordllama", **unknown)
+
+
+def test_creep_is_told_by_kind_of_operation(tmp_path: Path) -> None:
+    with embank.open(tmp_path / "bank", model=HashModel()) as bank:
+        notes = bank.collection()
+        for number in range(3):
+            notes.add([f"text {number}"])
+        notes.search("text")
+        notes.delete(notes.list()[0].id)
+        with bank.track("own"):
+            pass
+        report = bank.creep()
+    assert {kind.kind: kind.operations for kind in report.kinds} == {"ingest": 3, "search": 1, "delete": 1, "own": 1}
+
+
+def test_a_jump_of_memory_has_every_consumer_of_the_bank_asked(tmp_path: Path) -> None:
+    class Hoard:
+        name = "hoard"
+
+        def __init__(self) -> None:
+            self.held = [bytearray(1)]
+
+        def used_bytes(self) -> int:
+            return sum(map(len, self.held))
+
+        def release(self, wanted_bytes: int) -> int:
+            freed_bytes = self.used_bytes()
+            self.held = []
+            return freed_bytes
+
+        def rebuild_cost(self) -> float:
+            return 0.0
+
+    flags = {"creep.every_operations": 1, "creep.warmup_operations": 0}
+    with (
+        open_bank(tmp_path / "bank", model=HashModel(), flags=flags) as bank,
+        bank.events.subscribe(kinds=[MemoryJumped]) as events,
+    ):
+        hoard = Hoard()
+        bank._engine.governor.register(hoard)
+        leak: list[bytearray] = []
+        for size in (0, 0, 0, 0, 12_000_000, 0):
+            with bank.track("own"):
+                leak.append(bytearray(os.urandom(1) * size))
+        (jump,) = events.drain(wait_s=0.0)
+    assert isinstance(jump, MemoryJumped)
+    assert jump.operation == "own"
+    assert jump.rise_bytes > 5_000_000
+    assert not hoard.held

@@ -251,6 +251,10 @@ class Governor:
         """What consumers say they hold, asked now."""
         return self._roster.managed_bytes()
 
+    def consumers(self) -> tuple[Consumer, ...]:
+        """Everybody who is registered."""
+        return self._roster.consumers()
+
     def settle(self) -> None:
         """Take the floor: what is held that no consumer accounts for, now that everything is loaded and warm.
 

@@ -136,6 +136,10 @@ class Roster:
         """The rung's actions, in the order in which they were registered."""
         return tuple(action for action in self._actions if action.rung == rung)
 
+    def consumers(self) -> tuple[Consumer, ...]:
+        """All consumers."""
+        return tuple(entry.consumer for entry in self._entries)
+
     def held(self) -> tuple[tuple[str, int], ...]:
         """Name and bytes of every consumer."""
         return tuple((entry.name, self.used(entry)) for entry in self._entries)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from tests.memory.machine import MB, StillClock
 
-from embank.memory.tracing import Tracing
+from embank.memory.creep.tracing import Tracing
 
 LONG_S = 10.0
 

@@ -16,10 +16,10 @@ from tests.memory.machine import MB, Cache, Machine, StillClock
 import embank
 from embank.errors import InvalidInput
 from embank.events.kinds import CreepSuspected, Event, LeakAttributed, MemoryJumped
-from embank.memory.creep import OTHER, Creep, of_process
-from embank.memory.creep_settings import Settings
+from embank.memory.creep.settings import Settings
+from embank.memory.creep.trend import NotEnough, Trend
+from embank.memory.creep.watch import OTHER, Creep, of_process
 from embank.memory.recovery import own_bytes
-from embank.memory.trend import NotEnough, Trend
 
 KB = 1_000
 RUNS = 20

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from embank.memory.consumer import Consumer
-from embank.memory.tracing import Location, Traced, Tracing
+from embank.memory.creep.tracing import Location, Traced, Tracing
 from embank.memory.trim import free as allocator_free
 from embank.memory.trim import supported
 from embank.memory.trim import trim as allocator_trim

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 from tests.memory.machine import MB, Cache, Machine, StillClock
 
-from embank.memory.attribution import Attribution, Suspicion, Verdict, held
-from embank.memory.tracing import Tracing
+from embank.memory.creep.attribution import Attribution, Suspicion, Verdict, held
+from embank.memory.creep.tracing import Tracing
 from embank.memory.trim import supported
 
 KB = 1_000

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from embank.memory.attribution import Verdict
-from embank.memory.growth import Point
-from embank.memory.shares import sharpest
-from embank.memory.suspect import Contract
-from embank.memory.trend import NotEnough, Trend, analyse
+from embank.memory.creep.attribution import Verdict
+from embank.memory.creep.growth import Point
+from embank.memory.creep.shares import sharpest
+from embank.memory.creep.suspect import Contract
+from embank.memory.creep.trend import NotEnough, Trend, analyse
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embank.memory.growth import History, Measure, Point, measured, rise
+from embank.memory.creep.growth import History, Measure, Point, measured, rise
 
 _MEASURES: tuple[Measure, ...] = ("level", "used", "managed")
 _CHECK_POINTS = 8

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embank.memory.growth import Measure, Point, measured
+from embank.memory.creep.growth import Measure, Point, measured
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embank.errors import InvalidInput
-from embank.memory.trend import (
+from embank.memory.creep.trend import (
     NotEnough,
     Trend,
     analyse,

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from embank.memory.trend import SEGMENTS, drift_p, steps, theil_sen
+from embank.memory.creep.trend import SEGMENTS, drift_p, steps, theil_sen
 
 Measure = Literal["level", "used", "managed"]
 

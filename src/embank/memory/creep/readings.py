@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from embank.memory.growth import Point
+from embank.memory.creep.growth import Point
 from embank.memory.trim import free as allocator_free
 from embank.system.clock import Clock
 

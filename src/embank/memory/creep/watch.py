@@ -29,23 +29,23 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from embank.events.kinds import CreepSuspected, Event, LeakAttributed, MemoryJumped
-from embank.memory.attribution import Attribution, Suspicion, Verdict, held
 from embank.memory.consumer import Consumer
-from embank.memory.creep_report import CreepReport, Seen, report
-from embank.memory.growth import History, Point
+from embank.memory.creep.attribution import Attribution, Suspicion, Verdict, held
+from embank.memory.creep.growth import History, Point
+from embank.memory.creep.operation import Operation
+from embank.memory.creep.readings import Readings, heap_free
+from embank.memory.creep.report import CreepReport, Seen, report
+from embank.memory.creep.shares import culprits, rates, sharpest
+from embank.memory.creep.suspect import Contract, Found, Suspect
+from embank.memory.creep.tracing import Tracing
 from embank.memory.meter import machine_limit
-from embank.memory.operation import Operation
-from embank.memory.readings import Readings, heap_free
 from embank.memory.recovery import own_bytes
-from embank.memory.shares import culprits, rates, sharpest
-from embank.memory.suspect import Contract, Found, Suspect
-from embank.memory.tracing import Tracing
 from embank.memory.trim import trim
 from embank.system.clock import Clock, SystemClock
 from embank.system.log import get_logger
 
 if TYPE_CHECKING:
-    from embank.memory.creep_settings import Settings
+    from embank.memory.creep.settings import Settings
 
 _log = get_logger(__name__)
 
@@ -77,7 +77,7 @@ class Creep:
         attribution: Attribution | None = None,
     ) -> None:
         if settings is None:
-            from embank.memory.creep_settings import Settings  # pydantic, which its importer may never need
+            from embank.memory.creep.settings import Settings  # pydantic, which its importer may never need
 
             settings = Settings()
         self._settings = settings
