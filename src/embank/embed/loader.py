@@ -247,7 +247,7 @@ class Loader:
                     clock=self._clock,
                     recovery=self._recovery,
                     pinned=self._is_pinned(name, located),
-                    batch_tokens=way.batch_tokens,
+                    batch_tokens=way.batch_tokens if self._settings.batching else 1,  # one row, however short
                     learns=self._settings.isolation == "thread",
                     on_progress=self._on_progress,
                     on_open=self._idle.wake,

@@ -41,6 +41,10 @@ class Settings(Section):
     padded_tokens: int = Field(default=1024, ge=16, le=1 << 20)
     """Tokens computed at once, padding included, shared out over the threads; a batch has 256 to 384 of them."""
 
+    batching: bool = True
+    """Texts of similar length are computed together; without, each is computed alone, which takes less memory and
+    more time."""
+
     measured_batches: bool = False
     """The size of a batch is not taken from `padded_tokens`: the best that fits is measured once, and remembered."""
 
