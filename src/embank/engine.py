@@ -89,15 +89,15 @@ class Engine:
         )
         self.recovery = Recovery(
             config.section("recovery"),
-            managed_bytes=self.governor.managed_bytes,
+            managed_bytes=self.governor.managed_here_bytes,
             publish=self.stream.publish,
             clock=self.clock,
             meter=meter,
         )
         self.creep = Creep(
             config.section("creep"),
-            managed_bytes=self.governor.managed_bytes,
-            consumers=self.governor.consumers,
+            managed_bytes=self.governor.managed_here_bytes,
+            consumers=self.governor.consumers_here,
             recover=self._recover,
             publish=self.stream.publish,
             limit_bytes=lambda: self.governor.budget_bytes,

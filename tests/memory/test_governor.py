@@ -566,3 +566,13 @@ def test_releases_are_told_as_measured(govern: Govern, machine: Machine) -> None
 def test_a_budget_must_be_positive(govern: Govern, budget: int) -> None:
     with pytest.raises(InvalidInput, match="positive"):
         govern(budget)
+
+
+def test_what_a_child_holds_explains_no_growth_of_this_process(govern: Govern, machine: Machine) -> None:
+    governor = govern()
+    here, there = Cache(machine, "here", 3 * MB), Cache(machine, "there", 5 * MB)
+    governor.register(here)
+    governor.register(there, rung="unload", in_child=True)
+    assert governor.managed_bytes() == 8 * MB
+    assert governor.managed_here_bytes() == 3 * MB
+    assert governor.consumers_here() == (here,)

@@ -254,7 +254,8 @@ class Loader:
                 )
                 self._models[key] = model
                 if self._governor is not None:
-                    self._registrations.append(self._governor.register(model, rung="unload"))
+                    in_child = self._settings.isolation == "process"
+                    self._registrations.append(self._governor.register(model, rung="unload", in_child=in_child))
         return model
 
     def _is_pinned(self, name: str, located: Located) -> bool:

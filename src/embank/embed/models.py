@@ -173,7 +173,7 @@ class _Room:
         self.holds: weakref.WeakSet[_Hold] = weakref.WeakSet()
         self.stream = Stream()
         self.governor = None if budget is None else _governor(budget, self.stream, memory)
-        managed = (lambda: 0) if self.governor is None else self.governor.managed_bytes
+        managed = (lambda: 0) if self.governor is None else self.governor.managed_here_bytes
         self.monitor: Monitor | None = None
         if self.governor is not None and memory.monitor:
             self.monitor = Monitor(self.governor, settings=memory, publish=self.stream.publish)

@@ -114,13 +114,14 @@ class Governor:
 
     # --- who holds bytes --------------------------------------------------------------------------------------------
 
-    def register(self, consumer: Consumer, *, rung: str = "release") -> Registration:
+    def register(self, consumer: Consumer, *, rung: str = "release", in_child: bool = False) -> Registration:
         """Take a consumer in; it is asked for bytes when the ladder is on `rung`.
 
-        Those of `release`, and then those of `unload`, are also asked by `reserve`. Raises `InvalidInput` for a rung
-        that the ladder does not have.
+        Those of `release`, and then those of `unload`, are also asked by `reserve`. `in_child`: what it holds is in
+        another process of the tree, so that it explains no growth of this one. Raises `InvalidInput` for a rung that
+        the ladder does not have.
         """
-        return self._enrol(Entry(consumer, str(consumer.name), self._known(rung).name))
+        return self._enrol(Entry(consumer, str(consumer.name), self._known(rung).name, in_child))
 
     def register_action(
         self, rung: str, name: str, act: Callable[[], int], *, after_s: float | None = None
@@ -251,9 +252,13 @@ class Governor:
         """What consumers say they hold, asked now."""
         return self._roster.managed_bytes()
 
-    def consumers(self) -> tuple[Consumer, ...]:
-        """Everybody who is registered."""
-        return self._roster.consumers()
+    def managed_here_bytes(self) -> int:
+        """What consumers say they hold in this process."""
+        return self._roster.managed_here_bytes()
+
+    def consumers_here(self) -> tuple[Consumer, ...]:
+        """Consumers that hold something in this process, not in a child."""
+        return self._roster.consumers_here()
 
     def settle(self) -> None:
         """Take the floor: what is held that no consumer accounts for, now that everything is loaded and warm.

@@ -55,6 +55,7 @@ class Entry:
     consumer: Consumer
     name: str
     rung: str
+    in_child: bool = False
     busy: Busy | None = None
     """The call of `release` that is under way."""
 
@@ -136,9 +137,13 @@ class Roster:
         """The rung's actions, in the order in which they were registered."""
         return tuple(action for action in self._actions if action.rung == rung)
 
-    def consumers(self) -> tuple[Consumer, ...]:
-        """All consumers."""
-        return tuple(entry.consumer for entry in self._entries)
+    def consumers_here(self) -> tuple[Consumer, ...]:
+        """Consumers that hold something in this process."""
+        return tuple(entry.consumer for entry in self._entries if not entry.in_child)
+
+    def managed_here_bytes(self) -> int:
+        """The sum over these."""
+        return sum(self.used(entry) for entry in self._entries if not entry.in_child)
 
     def held(self) -> tuple[tuple[str, int], ...]:
         """Name and bytes of every consumer."""
