@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embank.embed.engine import Encoded
+from embank.embed.words import WORDS_BYTES, in_words
 from embank.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Tokens:
                 f"{max_tokens} with them",
                 path=str(path),
             )
+        self._words = in_words(self._tokenizer, lambda texts: (each.ids for each in self._encodings(texts)))
+        self.words_bytes = 0 if self._words is None else WORDS_BYTES
         self._read_characters = max(_LEAST_READ_CHARACTERS, _READ_CHARACTERS_A_TOKEN * max_tokens)
         self.file_bytes = path.stat().st_size
 
@@ -91,11 +94,16 @@ class Tokens:
         rows: list[TokenIds] = []
         truncated = 0
         for group in _groups(texts):
-            encodings = self._encodings(prefix + text[:cut] for text in group)
-            bare = [encoding.ids for encoding in encodings]
+            bare = self._bare([prefix + text[:cut] for text in group])
             truncated += sum(len(ids) > self._room or len(text) > cut for text, ids in zip(group, bare, strict=True))
             rows += self._packed([ids[: self._room] for ids in bare])
         return Encoded(rows, truncated=truncated)
+
+    def _bare(self, texts: list[str]) -> Sequence[Sequence[int] | TokenIds]:
+        """Ids without special tokens; by words where the tokenizer allows that."""
+        if self._words is None:
+            return [encoding.ids for encoding in self._encodings(texts)]
+        return self._words.ids([text.lower() for text in texts] if self._lower_case else texts)
 
     def _encode_split(self, texts: Sequence[str], prefix: str) -> Encoded:
         rows: list[TokenIds] = []
@@ -115,9 +123,14 @@ class Tokens:
 
     def _packed(self, bare: Sequence[Sequence[int] | TokenIds]) -> list[TokenIds]:
         """One row for each, with special tokens: views of one array, filled in one pass."""
-        whole = [(*self._before, *ids, *self._after) or self._fallback for ids in bare]
-        stops = list(accumulate(map(len, whole)))
-        flat = np.fromiter(chain.from_iterable(whole), dtype=np.uint32, count=stops[-1])
+        if self._words is not None and not (self._before or self._after):
+            arrays = [ids if len(ids) else self._fallback for ids in bare]
+            stops = list(accumulate(map(len, arrays)))
+            flat = np.concatenate(arrays, dtype=np.uint32, casting="unsafe")
+        else:
+            whole = [(*self._before, *ids, *self._after) or self._fallback for ids in bare]
+            stops = list(accumulate(map(len, whole)))
+            flat = np.fromiter(chain.from_iterable(whole), dtype=np.uint32, count=stops[-1])
         if len(flat) and (largest := int(flat.max())) >= self._vocabulary:
             raise ModelFileError(
                 f"{self._path} gives the token {largest}, but the model's weights have {self._vocabulary}: they are "
