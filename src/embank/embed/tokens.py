@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embank.embed.engine import Encoded
-from embank.embed.words import WORDS_BYTES, in_words
+from embank.embed.fragments import TABLE_BYTES, in_fragments
 from embank.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # The library's encodings take about 100 bytes a token: they are made for few texts at a time and dropped.
 _GROUP_TEXTS = 64
 _GROUP_CHARACTERS = 1 << 17
+# Texts that are cut are cheaper in hundreds at a time; a character then takes up to 100 bytes of working memory.
+_CUT_GROUP_TEXTS = 512
+_CUT_GROUP_CHARACTERS = 1 << 16
 # Measured on a BPE tokenizer: 1,000 are as fast as 10,000, and none is a quarter slower.
 _CACHED_PIECES = 1000
 # Beyond this, only as much of a text is read as can matter; see `Tokens.encode`.
@@ -75,8 +78,8 @@ class Tokens:
                 f"{max_tokens} with them",
                 path=str(path),
             )
-        self._words = in_words(self._tokenizer, lambda texts: (each.ids for each in self._encodings(texts)))
-        self.words_bytes = 0 if self._words is None else WORDS_BYTES
+        self._fragments = in_fragments(self._tokenizer)
+        self.remembered_bytes = 0 if self._fragments is None else TABLE_BYTES
         self._read_characters = max(_LEAST_READ_CHARACTERS, _READ_CHARACTERS_A_TOKEN * max_tokens)
         self.file_bytes = path.stat().st_size
 
@@ -93,25 +96,19 @@ class Tokens:
         cut = self._read_characters
         rows: list[TokenIds] = []
         truncated = 0
-        for group in _groups(texts):
-            bare = self._bare([prefix + text[:cut] for text in group])
+        for group in self._grouped(texts):
+            bare = [_ids(found) for found in self._bare(prefix + text[:cut] for text in group)]
             truncated += sum(len(ids) > self._room or len(text) > cut for text, ids in zip(group, bare, strict=True))
             rows += self._packed([ids[: self._room] for ids in bare])
         return Encoded(rows, truncated=truncated)
-
-    def _bare(self, texts: list[str]) -> Sequence[Sequence[int] | TokenIds]:
-        """Ids without special tokens; by words where the tokenizer allows that."""
-        if self._words is None:
-            return [encoding.ids for encoding in self._encodings(texts)]
-        return self._words.ids([text.lower() for text in texts] if self._lower_case else texts)
 
     def _encode_split(self, texts: Sequence[str], prefix: str) -> Encoded:
         rows: list[TokenIds] = []
         owners: list[int] = []
         room = self._room
         for index, text in enumerate(texts):
-            parts = self._encodings(_parts(prefix + text, _LEAST_READ_CHARACTERS))
-            ids = np.concatenate([np.array(encoding.ids, dtype=np.uint32) for encoding in parts])
+            parts = self._bare(_parts(prefix + text, _LEAST_READ_CHARACTERS))
+            ids = np.concatenate([np.array(_ids(part), dtype=np.uint32) for part in parts])
             pieces = self._packed([ids[start : start + room] for start in range(0, max(len(ids), 1), room)])
             rows += pieces
             owners += [index] * len(pieces)
@@ -123,7 +120,7 @@ class Tokens:
 
     def _packed(self, bare: Sequence[Sequence[int] | TokenIds]) -> list[TokenIds]:
         """One row for each, with special tokens: views of one array, filled in one pass."""
-        if self._words is not None and not (self._before or self._after):
+        if self._fragments is not None and not (self._before or self._after):
             arrays = [ids if len(ids) else self._fallback for ids in bare]
             stops = list(accumulate(map(len, arrays)))
             flat = np.concatenate(arrays, dtype=np.uint32, casting="unsafe")
@@ -154,17 +151,29 @@ class Tokens:
             for part in _parts(text, _LEAST_READ_CHARACTERS):
                 owners.append(index)
                 parts.append(part)
-        for owner, encoding in zip(owners, self._encodings(parts), strict=True):
-            counts[owner] += len(encoding)
+        for owner, found in zip(owners, self._bare(parts), strict=True):
+            counts[owner] += len(found)
         return counts
 
-    def _encodings(self, texts: Iterable[str]) -> Iterator[Encoding]:
-        for group in _groups(text.lower() if self._lower_case else text for text in texts):
+    def _bare(self, texts: Iterable[str]) -> Iterator[Encoding | TokenIds]:
+        """What each text is without special tokens, in order."""
+        for group in self._grouped(text.lower() if self._lower_case else text for text in texts):
             try:
-                encoded = self._tokenizer.encode_batch_fast(group, add_special_tokens=False)
+                found = None if self._fragments is None else self._fragments.ids(group)
+                left = group if found is None else [text for text, ids in zip(group, found, strict=True) if ids is None]
+                encodings = self._tokenizer.encode_batch_fast(left, add_special_tokens=False) if left else []
             except Exception as error:  # the library raises bare Exception
                 raise self._unable(error) from error
-            yield from encoded
+            if found is None:
+                yield from encodings
+            else:
+                rest = iter(encodings)
+                yield from (next(rest) if ids is None else ids for ids in found)
+
+    def _grouped(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        if self._fragments is None:
+            return _groups(texts, most_texts=_GROUP_TEXTS, most_characters=_GROUP_CHARACTERS)
+        return _groups(texts, most_texts=_CUT_GROUP_TEXTS, most_characters=_CUT_GROUP_CHARACTERS)
 
     def _unable(self, error: Exception) -> ModelFileError:
         return ModelFileError(f"{self._path} can't encode a text: {error}", path=str(self._path))
@@ -197,11 +206,15 @@ def _special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]
     return tuple(ids[:before]), tuple(ids[before + bare :])
 
 
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+def _ids(found: Encoding | TokenIds) -> Sequence[int] | TokenIds:
+    return found if isinstance(found, np.ndarray) else found.ids
+
+
+def _groups(texts: Iterable[str], *, most_texts: int, most_characters: int) -> Iterator[list[str]]:
     group: list[str] = []
     characters = 0
     for text in texts:
-        if group and (len(group) == _GROUP_TEXTS or characters + len(text) > _GROUP_CHARACTERS):
+        if group and (len(group) == most_texts or characters + len(text) > most_characters):
             yield group
             group, characters = [], 0
         group.append(text)

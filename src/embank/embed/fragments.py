@@ -1,0 +1,204 @@
+"""Token ids by fragment, remembered: for BPE tokenizers that merge over the whole text, as Llama's does.
+
+A merge makes a token of the vocabulary, so none reaches over two neighbouring bytes that are neighbours in no token.
+There a text may be cut: the ids of the text are those of its fragments, one after the other, and a fragment that was
+seen before (mostly a word with the blank before it, or a punctuation mark) need not be merged again, which is most of
+the time that tokenizing takes. All texts of a call are cut, looked up and put together at once, in numpy.
+
+What is remembered lies in a table of fixed size, `TABLE_BYTES`; a fragment's hash says where. Another one with the same
+place takes it: what is frequent is soon learnt again.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from tokenizers import Tokenizer
+
+    from embank.embed.engine import TokenIds
+
+_BLANK = "▁"
+_NORMALIZER = (
+    '{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},'
+    '{"type":"Replace","pattern":{"String":" "},"content":"▁"}]}'
+)
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+_SLOT_BITS = 16
+TABLE_BYTES = 32 << _SLOT_BITS
+"""What is remembered of a fragment takes 32 bytes: a key of 16, and up to eight ids of 16 bits."""
+# A key is the fragment itself and, in its last byte, its length: two fragments never have the same.
+_KEY_BYTES = 15
+_ENTRY_IDS = 8
+_NO_ID = 0xFFFF
+# The library's encodings are large: so many are made at a time.
+_LEARNT_AT_ONCE = 1024
+# By length, the bits that a fragment has of the first and of the second eight bytes read at its beginning.
+_LOW_BITS = np.array([(1 << 8 * min(length, 8)) - 1 for length in range(_KEY_BYTES + 2)], dtype=np.uint64)
+_HIGH_BITS = np.array([(1 << 8 * min(max(length - 8, 0), 7)) - 1 for length in range(_KEY_BYTES + 2)], dtype=np.uint64)
+
+
+class Fragments:
+    """See the module. Thread-safe. Made by `in_fragments`."""
+
+    def __init__(self, model: Tokenizer, seams: npt.NDArray[np.bool_], markers: Sequence[str]) -> None:
+        """`model` encodes without normalizer; `seams` says of two bytes (first + 256 * second) whether to cut there.
+
+        A text with one of the `markers` in it can't be cut.
+        """
+        self._model = model
+        self._seams = seams
+        self._markers = markers
+        self._lock = threading.Lock()
+        self._table = np.zeros((1 << _SLOT_BITS, 4), dtype=np.uint64)
+
+    def ids(self, texts: Sequence[str]) -> list[TokenIds | None]:
+        """Ids of each text, without special tokens, as the tokenizer itself gives; None where it has to be asked.
+
+        Works on all texts at once: per character about 40 bytes at most, and mostly a third of that.
+        """
+        joined = " ".join(("", *texts))
+        if "" not in texts and not self._is_marked(joined):
+            return [*self._ids_of_cut(texts, joined)]
+        cut = [bool(text) and not self._is_marked(text) for text in texts]
+        chosen = [text for text, is_cut in zip(texts, cut, strict=True) if is_cut]
+        found = self._ids_of_cut(chosen, " ".join(("", *chosen)))
+        return [next(found) if is_cut else None for is_cut in cut]
+
+    def _is_marked(self, text: str) -> bool:
+        return any(marker in text for marker in self._markers)
+
+    def _ids_of_cut(self, texts: Sequence[str], joined: str) -> Iterator[TokenIds]:
+        """`joined` has a blank before each text: the one that the normalizer puts there."""
+        if not texts:
+            return
+        data = joined.encode()
+        is_ascii = len(data) == len(joined)
+        sizes = np.fromiter((len(text if is_ascii else text.encode()) + 1 for text in texts), np.intp, len(texts))
+        flat, counts = self._flat_ids(data, np.cumsum(sizes) - sizes)
+        stop = 0
+        for count in counts.tolist():
+            start, stop = stop, stop + count
+            yield flat[start:stop]
+
+    def _flat_ids(self, data: bytes, text_starts: npt.NDArray[np.intp]) -> tuple[TokenIds, npt.NDArray[np.int32]]:
+        """The ids of all texts, and how many each text has."""
+        size = len(data)
+        padded = data + bytes(_KEY_BYTES + 1)  # so that every byte begins 16
+        is_start = self._seams[np.ndarray(size, "<u2", padded, strides=(1,))]  # whether the next byte is a start
+        is_start[text_starts - 1] = True  # the last one for the first text
+        starts = np.flatnonzero(is_start[:-1]) + 1
+        starts = np.concatenate([[0], starts])
+        lengths = np.diff(starts, append=size)
+        kept = np.minimum(lengths, _KEY_BYTES + 1)
+        eights = np.ndarray(size + 8, "<u8", padded, strides=(1,))
+        keys = np.empty((2, len(starts)), dtype=np.uint64)
+        keys[0] = eights[starts] & _LOW_BITS[kept]
+        keys[1] = eights[starts + 8] & _HIGH_BITS[kept] | kept.astype(np.uint64) << np.uint64(56)
+        slots = _slots(keys)
+        with self._lock:
+            entries = self._table.take(slots, axis=0)
+        unknown = np.flatnonzero((entries[:, 0] != keys[0]) | (entries[:, 1] != keys[1]))
+        ids = entries[:, 2:].view(np.uint16)
+        is_id = ids != _NO_ID
+        is_id[unknown] = False
+        counts = np.bitwise_count(is_id.view(np.uint64)).ravel().astype(np.int32)
+        flat = ids[is_id].astype(np.int32)
+        if len(unknown):
+            begins = (np.cumsum(counts) - counts)[unknown]
+            learnt = self._learn(data, starts[unknown], lengths[unknown], keys[:, unknown], slots[unknown])
+            counts[unknown] = [len(each) for each in learnt]
+            flat = np.insert(flat, np.repeat(begins, counts[unknown]), np.concatenate(learnt))
+        return flat, np.add.reduceat(counts, np.searchsorted(starts, text_starts))
+
+    def _learn(
+        self,
+        data: bytes,
+        starts: npt.NDArray[np.intp],
+        lengths: npt.NDArray[np.intp],
+        keys: npt.NDArray[np.uint64],
+        slots: npt.NDArray[np.intp],
+    ) -> list[TokenIds]:
+        """The ids of each of these fragments, by the tokenizer; those that fit into an entry are remembered."""
+        fragments = [
+            data[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+        ]
+        places = {fragment: place for place, fragment in enumerate(fragments)}
+        ids: dict[bytes, TokenIds] = {}
+        entries = np.full((len(places), 4), -1, dtype=np.int64).view(np.uint64)
+        remembered = []
+        waiting = iter(places)
+        while group := list(islice(waiting, _LEARNT_AT_ONCE)):
+            encodings = self._model.encode_batch_fast(
+                [fragment.decode().replace(" ", _BLANK) for fragment in group], add_special_tokens=False
+            )
+            for fragment, encoding in zip(group, encodings, strict=True):
+                found = ids[fragment] = np.array(encoding.ids, dtype=np.int32)
+                if len(fragment) <= _KEY_BYTES and len(found) <= _ENTRY_IDS:
+                    entries[len(remembered), 2:].view(np.uint16)[: len(found)] = found
+                    remembered.append(places[fragment])
+        if remembered:
+            kept = entries[: len(remembered)]
+            kept[:, :2] = keys[:, remembered].T
+            with self._lock:
+                self._table[slots[remembered]] = kept
+        return [ids[fragment] for fragment in fragments]
+
+
+def in_fragments(tokenizer: Tokenizer) -> Fragments | None:
+    """`Fragments` over a tokenizer, or None for one of which it can't be shown to be exact."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    model = tokenizer.model
+    if (
+        not isinstance(model, BPE)
+        or not model.byte_fallback
+        or model.dropout
+        or model.continuing_subword_prefix
+        or model.end_of_word_suffix
+        or model.ignore_merges
+        or tokenizer.pre_tokenizer is not None
+        or tokenizer.normalizer is None
+        or tokenizer.normalizer.__getstate__().decode() != _NORMALIZER
+    ):
+        return None
+    added = tokenizer.get_added_tokens_decoder().values()
+    vocabulary = tokenizer.get_vocab()
+    # Bytes that have no token would be unknown, and neighbouring unknown ones become one; byte tokens that are part of
+    # another could be merged.
+    byte_tokens = {f"<0x{byte:02X}>" for byte in range(256)}
+    others = [token for token in vocabulary if token not in byte_tokens]
+    if (
+        any(token.normalized for token in added)
+        or max(vocabulary.values()) >= _NO_ID
+        or not byte_tokens <= vocabulary.keys()
+        or any(_BYTE_TOKEN.search(token) for token in others)
+    ):
+        return None
+    markers = [*(token.content for token in added), _BLANK]
+    return Fragments(Tokenizer(model), _seams(others), markers)
+
+
+def _seams(tokens: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """bool (65,536,), of two bytes as `Fragments` takes it: neighbours in no token, and of two characters."""
+    data = b"\xff".join(token.replace(_BLANK, " ").encode() for token in tokens)  # no byte of a text is 0xFF
+    seams = np.ones(1 << 16, dtype=np.bool_)
+    seams[np.ndarray(len(data) - 1, "<u2", data, strides=(1,))] = False
+    seams[0x80 << 8 : 0xC0 << 8] = False  # the second byte goes on with a character
+    return seams
+
+
+def _slots(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    """Each key's place in the table: a multiplicative hash."""
+    mixed = keys[0] * np.uint64(0x9E3779B97F4A7C15) ^ keys[1] * np.uint64(0xC2B2AE3D27D4EB4F)
+    mixed ^= mixed >> np.uint64(32)
+    mixed *= np.uint64(0xD6E8FEB86659FD93)
+    return (mixed >> np.uint64(64 - _SLOT_BITS)).astype(np.intp)
