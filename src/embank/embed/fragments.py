@@ -5,8 +5,8 @@ There a text may be cut: the ids of the text are those of its fragments, one aft
 seen before (mostly a word with the blank before it, or a punctuation mark) need not be merged again, which is most of
 the time that tokenizing takes. All texts of a call are cut, looked up and put together at once, in numpy.
 
-What is remembered lies in a table of fixed size, `TABLE_BYTES`; a fragment's hash says where. Another one with the same
-place takes it: what is frequent is soon learnt again.
+What is remembered lies in a table of fixed size, `TABLE_BYTES`; a fragment's hash names two places. When others have
+both, one of them goes: what is frequent is soon learnt again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,13 +31,14 @@ _NORMALIZER = (
     '{"type":"Replace","pattern":{"String":" "},"content":"▁"}]}'
 )
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
-_SLOT_BITS = 16
+_SLOT_BITS = 17
 TABLE_BYTES = 32 << _SLOT_BITS
 """What is remembered of a fragment takes 32 bytes: a key of 16, and up to eight ids of 16 bits."""
 # A key is the fragment itself and, in its last byte, its length: two fragments never have the same.
 _KEY_BYTES = 15
 _ENTRY_IDS = 8
 _NO_ID = 0xFFFF
+_NO_IDS = 0xFFFF_FFFF_FFFF_FFFF
 # The library's encodings are large: so many are made at a time.
 _LEARNT_AT_ONCE = 1024
 # By length, the bits that a fragment has of the first and of the second eight bytes read at its beginning.
@@ -57,7 +58,9 @@ class Fragments:
         self._seams = seams
         self._markers = markers
         self._lock = threading.Lock()
+        # Two words of key, of which the second is never 0, and two of ids. Guarded by the lock.
         self._table = np.zeros((1 << _SLOT_BITS, 4), dtype=np.uint64)
+        self._gives_way = 0
 
     def ids(self, texts: Sequence[str]) -> list[TokenIds | None]:
         """Ids of each text, without special tokens, as the tokenizer itself gives; None where it has to be asked.
@@ -102,10 +105,7 @@ class Fragments:
         keys = np.empty((2, len(starts)), dtype=np.uint64)
         keys[0] = eights[starts] & _LOW_BITS[kept]
         keys[1] = eights[starts + 8] & _HIGH_BITS[kept] | kept.astype(np.uint64) << np.uint64(56)
-        slots = _slots(keys)
-        with self._lock:
-            entries = self._table.take(slots, axis=0)
-        unknown = np.flatnonzero((entries[:, 0] != keys[0]) | (entries[:, 1] != keys[1]))
+        entries, unknown = self._look_up(keys)
         ids = entries[:, 2:].view(np.uint16)
         is_id = ids != _NO_ID
         is_id[unknown] = False
@@ -113,43 +113,54 @@ class Fragments:
         flat = ids[is_id].astype(np.int32)
         if len(unknown):
             begins = (np.cumsum(counts) - counts)[unknown]
-            learnt = self._learn(data, starts[unknown], lengths[unknown], keys[:, unknown], slots[unknown])
+            ends = starts[unknown] + lengths[unknown]
+            fragments = [data[start:end] for start, end in zip(starts[unknown].tolist(), ends.tolist(), strict=True)]
+            learnt = self._learn(fragments, keys[:, unknown])
             counts[unknown] = [len(each) for each in learnt]
-            flat = np.insert(flat, np.repeat(begins, counts[unknown]), np.concatenate(learnt))
+            flat = np.insert(flat, np.repeat(begins, counts[unknown]), [*chain.from_iterable(learnt)])
         return flat, np.add.reduceat(counts, np.searchsorted(starts, text_starts))
 
-    def _learn(
-        self,
-        data: bytes,
-        starts: npt.NDArray[np.intp],
-        lengths: npt.NDArray[np.intp],
-        keys: npt.NDArray[np.uint64],
-        slots: npt.NDArray[np.intp],
-    ) -> list[TokenIds]:
+    def _look_up(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
+        """The entry of each key, and of which there is none (what stands there then is another's)."""
+        first, second = _slots(keys)
+        with self._lock:
+            entries = self._table.take(first, axis=0)
+            others = np.flatnonzero((entries[:, 0] != keys[0]) | (entries[:, 1] != keys[1]))
+            entries[others] = elsewhere = self._table.take(second[others], axis=0)
+        is_unknown = (elsewhere[:, 0] != keys[0, others]) | (elsewhere[:, 1] != keys[1, others])
+        return entries, others[is_unknown]
+
+    def _learn(self, fragments: list[bytes], keys: npt.NDArray[np.uint64]) -> list[list[int]]:
         """The ids of each of these fragments, by the tokenizer; those that fit into an entry are remembered."""
-        fragments = [
-            data[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
-        ]
         places = {fragment: place for place, fragment in enumerate(fragments)}
-        ids: dict[bytes, TokenIds] = {}
-        entries = np.full((len(places), 4), -1, dtype=np.int64).view(np.uint64)
-        remembered = []
+        ids: dict[bytes, list[int]] = {}
         waiting = iter(places)
         while group := list(islice(waiting, _LEARNT_AT_ONCE)):
-            encodings = self._model.encode_batch_fast(
-                [fragment.decode().replace(" ", _BLANK) for fragment in group], add_special_tokens=False
-            )
-            for fragment, encoding in zip(group, encodings, strict=True):
-                found = ids[fragment] = np.array(encoding.ids, dtype=np.int32)
-                if len(fragment) <= _KEY_BYTES and len(found) <= _ENTRY_IDS:
-                    entries[len(remembered), 2:].view(np.uint16)[: len(found)] = found
-                    remembered.append(places[fragment])
-        if remembered:
-            kept = entries[: len(remembered)]
-            kept[:, :2] = keys[:, remembered].T
-            with self._lock:
-                self._table[slots[remembered]] = kept
+            texts = [fragment.decode().replace(" ", _BLANK) for fragment in group]
+            encodings = self._model.encode_batch_fast(texts, add_special_tokens=False)
+            ids.update((fragment, encoding.ids) for fragment, encoding in zip(group, encodings, strict=True))
+        fitting = [
+            place
+            for fragment, place in places.items()
+            if len(fragment) <= _KEY_BYTES and len(ids[fragment]) <= _ENTRY_IDS
+        ]
+        if fitting:
+            self._remember(keys[:, fitting], [ids[fragments[place]] for place in fitting])
         return [ids[fragment] for fragment in fragments]
+
+    def _remember(self, keys: npt.NDArray[np.uint64], ids: list[list[int]]) -> None:
+        entries = np.full((len(ids), 4), _NO_IDS, dtype=np.uint64)
+        entries[:, :2] = keys.T
+        counts = np.fromiter(map(len, ids), np.intp, len(ids))
+        is_id = np.arange(_ENTRY_IDS) < counts[:, np.newaxis]
+        entries[:, 2:].view(np.uint16)[is_id] = [*chain.from_iterable(ids)]
+        slots = _slots(keys)
+        with self._lock:
+            taken = [self._table[each, 1] != 0 for each in slots]
+            # Now the one, now the other, so that nothing stays that nobody asks for.
+            self._gives_way ^= 1
+            second = taken[0] & (~taken[1] | bool(self._gives_way))
+            self._table[np.where(second, slots[1], slots[0])] = entries
 
 
 def in_fragments(tokenizer: Tokenizer) -> Fragments | None:
@@ -196,9 +207,11 @@ def _seams(tokens: Sequence[str]) -> npt.NDArray[np.bool_]:
     return seams
 
 
-def _slots(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
-    """Each key's place in the table: a multiplicative hash."""
+def _slots(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Each key's two places in the table: a multiplicative hash."""
     mixed = keys[0] * np.uint64(0x9E3779B97F4A7C15) ^ keys[1] * np.uint64(0xC2B2AE3D27D4EB4F)
     mixed ^= mixed >> np.uint64(32)
     mixed *= np.uint64(0xD6E8FEB86659FD93)
-    return (mixed >> np.uint64(64 - _SLOT_BITS)).astype(np.intp)
+    first = (mixed >> np.uint64(64 - _SLOT_BITS)).astype(np.intp)
+    second = (mixed >> np.uint64(64 - 2 * _SLOT_BITS)).astype(np.intp) & ((1 << _SLOT_BITS) - 1)
+    return first, second
