@@ -93,13 +93,13 @@ class Tokens:
         return self._encode_split(texts, prefix) if self._split else self._encode_truncated(texts, prefix)
 
     def _encode_truncated(self, texts: Sequence[str], prefix: str) -> Encoded:
-        cut = self._read_characters
+        cut, room = self._read_characters, self._room
         rows: list[TokenIds] = []
         truncated = 0
         for group in self._grouped(texts):
-            bare = [_ids(found) for found in self._bare(prefix + text[:cut] for text in group)]
-            truncated += sum(len(ids) > self._room or len(text) > cut for text, ids in zip(group, bare, strict=True))
-            rows += self._packed([ids[: self._room] for ids in bare])
+            bare = [_ids(found) for found in self._bare_group([prefix + text[:cut] for text in group])]
+            truncated += sum(len(ids) > room or len(text) > cut for text, ids in zip(group, bare, strict=True))
+            rows += self._packed([ids[:room] for ids in bare])
         return Encoded(rows, truncated=truncated)
 
     def _encode_split(self, texts: Sequence[str], prefix: str) -> Encoded:
@@ -157,18 +157,21 @@ class Tokens:
 
     def _bare(self, texts: Iterable[str]) -> Iterator[Encoding | TokenIds]:
         """What each text is without special tokens, in order."""
-        for group in self._grouped(text.lower() if self._lower_case else text for text in texts):
-            try:
-                found = None if self._fragments is None else self._fragments.ids(group)
-                left = group if found is None else [text for text, ids in zip(group, found, strict=True) if ids is None]
-                encodings = self._tokenizer.encode_batch_fast(left, add_special_tokens=False) if left else []
-            except Exception as error:  # the library raises bare Exception
-                raise self._unable(error) from error
-            if found is None:
-                yield from encodings
-            else:
-                rest = iter(encodings)
-                yield from (next(rest) if ids is None else ids for ids in found)
+        for group in self._grouped(texts):
+            yield from self._bare_group(group)
+
+    def _bare_group(self, texts: list[str]) -> Sequence[Encoding | TokenIds]:
+        if self._lower_case:
+            texts = [text.lower() for text in texts]
+        try:
+            if self._fragments is None:
+                return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            found = self._fragments.ids(texts)
+            left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+            encodings = iter(self._tokenizer.encode_batch_fast(left, add_special_tokens=False) if left else ())
+        except Exception as error:  # the library raises bare Exception
+            raise self._unable(error) from error
+        return [next(encodings) if ids is None else ids for ids in found]
 
     def _grouped(self, texts: Iterable[str]) -> Iterator[list[str]]:
         if self._fragments is None:
