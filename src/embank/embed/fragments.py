@@ -199,7 +199,7 @@ def in_fragments(tokenizer: Tokenizer) -> Fragments | None:
 
 
 def _seams(tokens: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """bool (65,536,), of two bytes as `Fragments` takes it: neighbours in no token, and of two characters."""
+    """Whether to cut, bool (65,536,), of two bytes as `Fragments` takes them: neighbours in no token, of two characters."""
     data = b"\xff".join(token.replace(_BLANK, " ").encode() for token in tokens)  # no byte of a text is 0xFF
     seams = np.ones(1 << 16, dtype=np.bool_)
     seams[np.ndarray(len(data) - 1, "<u2", data, strides=(1,))] = False

@@ -7,12 +7,10 @@ takes back when memory is short; a thousand of its rows at a time become float32
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embank.embed.device import resolve_device
+from embank.embed.engines.table import Table
 from embank.embed.files.catalog import KnownModel
 from embank.embed.files.inuse import Hold, hold
 from embank.embed.files.locate import check_files, not_here
@@ -24,22 +22,14 @@ from embank.errors import EmbeddingFailed, InvalidInput, ModelFileError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy.typing as npt
-
     from embank.embed.engine import Encoded, Engine, LoadRequest, TokenIds
     from embank.embed.model import Kind, Vectors
-
-    _Table = npt.NDArray[np.float16 | np.float32 | np.uint16]
 
 _TENSOR = "embedding.weight"
 # A batch costs a gather of its tokens' rows, so that a larger one than a transformer's is still small.
 _BATCH_TOKENS = 8192
 # Measured on a BPE tokenizer of 32,000 pieces: 11.6 MB for a file of 1.84 MB.
 _TOKENIZER_BYTES_A_FILE_BYTE = 7
-# Where a float16's sign, exponent and mantissa stand in a float32; between sign and exponent three bits are empty.
-_FLOAT16_BITS = np.array(0x8FFFE000, dtype=np.uint32).view(np.int32)[()]
-# Rows gathered at once: what they take stays in a core's own cache.
-_GATHERED_TOKENS = 1024
 
 
 def load(request: LoadRequest) -> Engine:
@@ -95,7 +85,7 @@ class StaticEngine:
                 f"{self._file.path}: {_TENSOR} has shape {table.shape}, not (tokens, {known.dimension})",
                 path=str(self._file.path),
             )
-        self._table: _Table | None = table
+        self._table: Table | None = Table(table, dimension)
         self._dimension = dimension
         self.max_tokens = known.max_tokens
         self.batch_tokens = _BATCH_TOKENS
@@ -105,9 +95,7 @@ class StaticEngine:
         self._tokens: Tokens | None = Tokens(
             folder / known.tokenizer, max_tokens=known.max_tokens, special=False, split=split
         )
-        self._tokenizer_bytes = (
-            self._tokens.file_bytes * _TOKENIZER_BYTES_A_FILE_BYTE + self._tokens.remembered_bytes
-        )
+        self._tokenizer_bytes = self._tokens.file_bytes * _TOKENIZER_BYTES_A_FILE_BYTE + self._tokens.remembered_bytes
         self.fingerprint = Fingerprint(
             name=known.name,
             weights=known.files[known.weights],
@@ -129,30 +117,13 @@ class StaticEngine:
     def batch_bytes(self, rows: int, width: int) -> int:
         """At most one row a token as it stands in the table, and the same as float32."""
         table = self._table
-        row_bytes = 0 if table is None else table.dtype.itemsize * table.shape[1]
-        return rows * width * (row_bytes + self._dimension * 4)
+        return rows * width * ((0 if table is None else table.row_bytes) + self._dimension * 4)
 
     def forward(self, batch: Sequence[TokenIds]) -> Vectors:
         table = self._table
         if table is None:
             raise EmbeddingFailed("the model is closed", model=self.fingerprint.name)
-        lengths = np.fromiter(map(len, batch), dtype=np.intp, count=len(batch))
-        rows = _Rows(table, self._dimension, np.concatenate(batch, dtype=np.intp))
-        vectors = np.empty((len(batch), self._dimension), dtype=np.float32)
-        start = 0
-        # Neighbours of one length at a time, and batches come sorted by length: a few sums over three axes instead of
-        # one a text. (np.add.reduceat over the whole batch is ten times slower.)
-        for first, stop in pairwise([0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(batch)]):
-            length = int(lengths[first])
-            step = max(1, _GATHERED_TOKENS // length)
-            for at in range(first, stop, step):
-                count = min(step, stop - at)
-                rows.sum(start, count, length, out=vectors[at : at + count])
-                start += count * length
-        if rows.scale != 1:
-            vectors *= rows.scale
-        vectors /= lengths[:, np.newaxis].astype(np.float32)
-        return vectors
+        return table.means(batch)
 
     def used_bytes(self) -> int:
         """The tokenizer and what it remembers: the table lies in file pages."""
@@ -169,41 +140,3 @@ class StaticEngine:
         if self._tokens is None:
             raise EmbeddingFailed("the model is closed", model=self.fingerprint.name)
         return self._tokens
-
-
-class _Rows:
-    """The table's rows of a batch's tokens, gathered in float32, few at a time, to be summed.
-
-    A float16 is not converted (numpy takes 2 ns for each) but becomes, by two shifts of its bits, the float32 that is
-    2^-112 of it: sums of these are what sums of the converted would be, to the bit, times `1 / scale`.
-    """
-
-    def __init__(self, table: _Table, dimension: int, ids: npt.NDArray[np.intp]) -> None:
-        most = min(len(ids), _GATHERED_TOKENS)
-        # Of rows as opaque bytes `take` makes no copy of the whole table, wherever they lie in the file.
-        self._table = table.view(f"V{table.dtype.itemsize * table.shape[1]}")[:, 0]
-        self._ids = ids
-        self._raw = np.empty((most, table.shape[1]), dtype=np.int16 if table.dtype == np.float16 else table.dtype)
-        self._bits = np.empty((most, dimension), dtype=np.int32)
-        self.scale = np.float32(2.0**112 if table.dtype == np.float16 else 1)
-
-    def sum(self, start: int, count: int, length: int, *, out: Vectors) -> None:
-        """Of `count` times `length` tokens from `start` on, over the length; of long texts few rows are there at once."""
-        first = self._gathered(start, min(count * length, _GATHERED_TOKENS))
-        np.add.reduce(first.reshape(count, -1, first.shape[1]), axis=1, out=out)
-        for at in range(start + _GATHERED_TOKENS, start + count * length, _GATHERED_TOKENS):
-            out += self._gathered(at, min(start + length - at, _GATHERED_TOKENS)).sum(axis=0)
-
-    def _gathered(self, start: int, count: int) -> Vectors:
-        raw, bits = self._raw[:count], self._bits[:count]
-        # A token outside the table takes its last row, as in WordLlama's own inference.
-        np.take(self._table, self._ids[start : start + count], out=raw.view(self._table.dtype)[:, 0], mode="clip")
-        raw = raw[:, : bits.shape[1]]
-        if raw.dtype == np.int16:
-            np.left_shift(raw, 13, out=bits, dtype=np.int32)
-            bits &= _FLOAT16_BITS
-        elif raw.dtype == np.uint16:
-            np.left_shift(raw, 16, out=bits.view(np.uint32), dtype=np.uint32)
-        else:
-            np.copyto(bits.view(np.float32), raw)
-        return bits.view(np.float32)
