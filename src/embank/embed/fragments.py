@@ -95,7 +95,7 @@ class Fragments:
         """The ids of all texts, and how many each text has."""
         size = len(data)
         padded = data + bytes(_KEY_BYTES + 1)  # so that every byte begins 16
-        is_start = self._seams[np.ndarray(size, "<u2", padded, strides=(1,))]  # whether the next byte is a start
+        is_start = self._seams.take(np.ndarray(size, "<u2", padded, strides=(1,)))  # whether the next byte is a start
         is_start[text_starts - 1] = True  # the last one for the first text
         starts = np.flatnonzero(is_start[:-1]) + 1
         starts = np.concatenate([[0], starts])
@@ -106,11 +106,11 @@ class Fragments:
         keys[0] = eights[starts] & _LOW_BITS[kept]
         keys[1] = eights[starts + 8] & _HIGH_BITS[kept] | kept.astype(np.uint64) << np.uint64(56)
         entries, unknown = self._look_up(keys)
-        ids = entries[:, 2:].view(np.uint16)
+        entries[unknown, 2:] = _NO_IDS
+        ids = np.ascontiguousarray(entries[:, 2:]).view(np.uint16).ravel()
         is_id = ids != _NO_ID
-        is_id[unknown] = False
-        counts = np.bitwise_count(is_id.view(np.uint64)).ravel().astype(np.int32)
-        flat = ids[is_id].astype(np.int32)
+        counts = np.bitwise_count(is_id.view(np.uint64)).astype(np.int32)
+        flat = ids.compress(is_id).astype(np.int32)
         if len(unknown):
             begins = (np.cumsum(counts) - counts)[unknown]
             ends = starts[unknown] + lengths[unknown]
@@ -163,8 +163,11 @@ class Fragments:
             self._table[np.where(second, slots[1], slots[0])] = entries
 
 
-def in_fragments(tokenizer: Tokenizer) -> Fragments | None:
-    """`Fragments` over a tokenizer, or None for one of which it can't be shown to be exact."""
+def in_fragments(tokenizer: Tokenizer, *, vocabulary: int) -> Fragments | None:
+    """`Fragments` over a tokenizer, or None for one of which it can't be shown to be exact.
+
+    So also where it has an id that is not below `vocabulary`.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
 
@@ -182,15 +185,15 @@ def in_fragments(tokenizer: Tokenizer) -> Fragments | None:
     ):
         return None
     added = tokenizer.get_added_tokens_decoder().values()
-    vocabulary = tokenizer.get_vocab()
+    tokens = tokenizer.get_vocab()
     # Bytes that have no token would be unknown, and neighbouring unknown ones become one; byte tokens that are part of
     # another could be merged.
     byte_tokens = {f"<0x{byte:02X}>" for byte in range(256)}
-    others = [token for token in vocabulary if token not in byte_tokens]
+    others = [token for token in tokens if token not in byte_tokens]
     if (
         any(token.normalized for token in added)
-        or max(vocabulary.values()) >= _NO_ID
-        or not byte_tokens <= vocabulary.keys()
+        or max(tokens.values()) >= min(vocabulary, _NO_ID)
+        or not byte_tokens <= tokens.keys()
         or any(_BYTE_TOKEN.search(token) for token in others)
     ):
         return None
@@ -199,7 +202,7 @@ def in_fragments(tokenizer: Tokenizer) -> Fragments | None:
 
 
 def _seams(tokens: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Whether to cut, bool (65,536,), of two bytes as `Fragments` takes them: neighbours in no token, of two characters."""
+    """As `Fragments` takes them, bool (65,536,): two bytes that are of two characters, and neighbours in no token."""
     data = b"\xff".join(token.replace(_BLANK, " ").encode() for token in tokens)  # no byte of a text is 0xFF
     seams = np.ones(1 << 16, dtype=np.bool_)
     seams[np.ndarray(len(data) - 1, "<u2", data, strides=(1,))] = False

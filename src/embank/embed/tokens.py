@@ -78,7 +78,7 @@ class Tokens:
                 f"{max_tokens} with them",
                 path=str(path),
             )
-        self._fragments = in_fragments(self._tokenizer)
+        self._fragments = None if special else in_fragments(self._tokenizer, vocabulary=vocabulary)
         self.remembered_bytes = 0 if self._fragments is None else TABLE_BYTES
         self._read_characters = max(_LEAST_READ_CHARACTERS, _READ_CHARACTERS_A_TOKEN * max_tokens)
         self.file_bytes = path.stat().st_size
@@ -120,14 +120,11 @@ class Tokens:
 
     def _packed(self, bare: Sequence[Sequence[int] | TokenIds]) -> list[TokenIds]:
         """One row for each, with special tokens: views of one array, filled in one pass."""
-        if self._fragments is not None and not (self._before or self._after):
-            arrays = [ids if len(ids) else self._fallback for ids in bare]
-            stops = list(accumulate(map(len, arrays)))
-            flat = np.concatenate(arrays, dtype=np.uint32, casting="unsafe")
-        else:
-            whole = [(*self._before, *ids, *self._after) or self._fallback for ids in bare]
-            stops = list(accumulate(map(len, whole)))
-            flat = np.fromiter(chain.from_iterable(whole), dtype=np.uint32, count=stops[-1])
+        if self._fragments is not None:  # then these are such views, and nothing is added to them
+            return [np.asarray(ids if len(ids) else self._fallback, dtype=np.int32) for ids in bare]
+        whole = [(*self._before, *ids, *self._after) or self._fallback for ids in bare]
+        stops = list(accumulate(map(len, whole)))
+        flat = np.fromiter(chain.from_iterable(whole), dtype=np.uint32, count=stops[-1])
         if len(flat) and (largest := int(flat.max())) >= self._vocabulary:
             raise ModelFileError(
                 f"{self._path} gives the token {largest}, but the model's weights have {self._vocabulary}: they are "
