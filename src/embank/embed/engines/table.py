@@ -7,7 +7,7 @@ same for every batch; the table itself stays in the file's pages.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,26 +50,27 @@ class Table:
         An id beyond the table takes its last row, as in WordLlama's own inference. Rows are summed in order, so that a
         text's mean does not depend on its neighbours.
         """
-        lengths = np.fromiter(map(len, batch), dtype=np.intp, count=len(batch))
         block = _Block(self, np.concatenate(batch, dtype=np.intp))
         vectors = np.empty((len(batch), self._dimension), dtype=np.float32)
-        turns = np.flatnonzero(np.diff(lengths)) + 1
-        for first, last, start, stop in _blocks(lengths):
+        lengths = list(map(len, batch))
+        start = 0
+        for runs in _blocks(lengths):
+            stop = start + sum((last - first) * length for first, last, length in runs)
             rows = block.gathered(start, min(stop, start + BLOCK_ROWS))
             # One sum over three axes for all neighbours of one length: np.add.reduceat over the block is ten times
             # slower.
             at = 0
-            inside = turns[np.searchsorted(turns, first, "right") : np.searchsorted(turns, last)]
-            for one, next_one in pairwise([first, *inside.tolist(), last]):
-                texts = vectors[one:next_one]
-                end = at + len(texts) * int(lengths[one])
-                np.add.reduce(rows[at:end].reshape(len(texts), -1, self._dimension), axis=1, out=texts)
+            for first, last, length in runs:
+                end = at + (last - first) * length
+                of_texts = rows[at:end].reshape(last - first, -1, self._dimension)
+                np.add.reduce(of_texts, axis=1, out=vectors[first:last])
                 at = end
             for more in range(start + BLOCK_ROWS, stop, BLOCK_ROWS):
-                vectors[first] += block.gathered(more, min(stop, more + BLOCK_ROWS)).sum(axis=0)
+                vectors[runs[0][0]] += block.gathered(more, min(stop, more + BLOCK_ROWS)).sum(axis=0)
+            start = stop
         if self._dtype == np.int16:
             vectors *= _FLOAT16_SCALE
-        vectors /= lengths[:, np.newaxis].astype(np.float32)
+        vectors /= np.array(lengths, dtype=np.float32)[:, np.newaxis]
         return vectors
 
 
@@ -106,12 +107,22 @@ class _Block:
         return self._rows[:count]
 
 
-def _blocks(lengths: npt.NDArray[np.intp]) -> Iterator[tuple[int, int, int, int]]:
-    """First and last text, first and last id of runs of texts with at most a block of ids, or of one long text."""
-    stops = np.cumsum(lengths)
-    first = start = 0
-    while first < len(lengths):
-        last = max(first + 1, int(np.searchsorted(stops, start + BLOCK_ROWS, "right")))
-        stop = int(stops[last - 1])
-        yield first, last, start, stop
-        first, start = last, stop
+def _blocks(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
+    """Neighbouring runs (first text, last, their length) of at most a block of rows; or of one text with more."""
+    runs: list[tuple[int, int, int]] = []
+    room = BLOCK_ROWS
+    first = 0
+    for length, neighbours in groupby(lengths):
+        end = first + sum(1 for _ in neighbours)
+        while first < end:
+            last = min(end, first + room // length)
+            if last > first or not runs:
+                last = max(last, first + 1)
+                runs.append((first, last, length))
+                room -= (last - first) * length
+                first = last
+            if first < end or room <= 0:
+                yield runs
+                runs, room = [], BLOCK_ROWS
+    if runs:
+        yield runs
