@@ -76,15 +76,15 @@ class Fragments:
         return [next(found) if is_cut else None for is_cut in cut]
 
     def _is_marked(self, text: str) -> bool:
-        return any(marker in text for marker in self._markers)
+        return any(marker[0] in text and marker in text for marker in self._markers)  # a character is found faster
 
     def _ids_of_cut(self, texts: Sequence[str], joined: str) -> Iterator[TokenIds]:
         """`joined` has a blank before each text: the one that the normalizer puts there."""
         if not texts:
             return
         data = joined.encode()
-        is_ascii = len(data) == len(joined)
-        sizes = np.fromiter((len(text if is_ascii else text.encode()) + 1 for text in texts), np.intp, len(texts))
+        lengths = map(len, texts if len(data) == len(joined) else map(str.encode, texts))
+        sizes = np.fromiter(lengths, np.intp, len(texts)) + 1
         flat, counts = self._flat_ids(data, np.cumsum(sizes) - sizes)
         stop = 0
         for count in counts.tolist():
@@ -103,8 +103,8 @@ class Fragments:
         kept = np.minimum(lengths, _KEY_BYTES + 1)
         eights = np.ndarray(size + 8, "<u8", padded, strides=(1,))
         keys = np.empty((2, len(starts)), dtype=np.uint64)
-        keys[0] = eights[starts] & _LOW_BITS[kept]
-        keys[1] = eights[starts + 8] & _HIGH_BITS[kept] | kept.astype(np.uint64) << np.uint64(56)
+        keys[0] = eights.take(starts) & _LOW_BITS.take(kept)
+        keys[1] = eights.take(starts + 8) & _HIGH_BITS.take(kept) | kept.astype(np.uint64) << np.uint64(56)
         entries, unknown = self._look_up(keys)
         entries[unknown, 2:] = _NO_IDS
         ids = np.ascontiguousarray(entries[:, 2:]).view(np.uint16).ravel()

@@ -98,8 +98,10 @@ class Tokens:
         truncated = 0
         for group in self._grouped(texts):
             bare = [_ids(found) for found in self._bare_group([prefix + text[:cut] for text in group])]
-            truncated += sum(len(ids) > room or len(text) > cut for text, ids in zip(group, bare, strict=True))
-            rows += self._packed([ids[:room] for ids in bare])
+            if max(map(len, bare)) > room or max(map(len, group)) > cut:
+                truncated += sum(len(ids) > room or len(text) > cut for text, ids in zip(group, bare, strict=True))
+                bare = [ids[:room] for ids in bare]
+            rows += self._packed(bare)
         return Encoded(rows, truncated=truncated)
 
     def _encode_split(self, texts: Sequence[str], prefix: str) -> Encoded:
