@@ -31,8 +31,8 @@ _NORMALIZER = (
     '{"type":"Replace","pattern":{"String":" "},"content":"▁"}]}'
 )
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
-_SLOT_BITS = 17
-TABLE_BYTES = 32 << _SLOT_BITS
+_PLACES = 1 << 17
+TABLE_BYTES = 32 * _PLACES
 """What is remembered of a fragment takes 32 bytes: a key of 16, and up to eight ids of 16 bits."""
 # A key is the fragment itself and, in its last byte, its length: two fragments never have the same.
 _KEY_BYTES = 15
@@ -49,23 +49,24 @@ _HIGH_BITS = np.array([(1 << 8 * min(max(length - 8, 0), 7)) - 1 for length in r
 class Fragments:
     """See the module. Thread-safe. Made by `in_fragments`."""
 
-    def __init__(self, model: Tokenizer, seams: npt.NDArray[np.bool_], markers: Sequence[str]) -> None:
+    def __init__(self, model: Tokenizer, seams: npt.NDArray[np.bool_], markers: Sequence[str], places: int) -> None:
         """`model` encodes without normalizer; `seams` says of two bytes (first + 256 * second) whether to cut there.
 
-        A text with one of the `markers` in it can't be cut.
+        A text with one of the `markers` in it can't be cut. `places`, a power of two up to 2^32, is how many fragments are
+        remembered at most.
         """
         self._model = model
         self._seams = seams
         self._markers = markers
         self._lock = threading.Lock()
         # Two words of key, of which the second is never 0, and two of ids. Guarded by the lock.
-        self._table = np.zeros((1 << _SLOT_BITS, 4), dtype=np.uint64)
+        self._table = np.zeros((places, 4), dtype=np.uint64)
         self._gives_way = 0
 
     def ids(self, texts: Sequence[str]) -> list[TokenIds | None]:
         """Ids of each text, without special tokens, as the tokenizer itself gives; None where it has to be asked.
 
-        Works on all texts at once: per character about 40 bytes at most, and mostly a third of that.
+        Works on all texts at once: what that takes for the time of the call is about 200 bytes a fragment.
         """
         joined = " ".join(("", *texts))
         if "" not in texts and not self._is_marked(joined):
@@ -97,8 +98,7 @@ class Fragments:
         padded = data + bytes(_KEY_BYTES + 1)  # so that every byte begins 16
         is_start = self._seams.take(np.ndarray(size, "<u2", padded, strides=(1,)))  # whether the next byte is a start
         is_start[text_starts - 1] = True  # the last one for the first text
-        starts = np.flatnonzero(is_start[:-1]) + 1
-        starts = np.concatenate([[0], starts])
+        starts = np.concatenate([[0], np.flatnonzero(is_start[:-1]) + 1])
         lengths = np.diff(starts, append=size)
         kept = np.minimum(lengths, _KEY_BYTES + 1)
         eights = np.ndarray(size + 8, "<u8", padded, strides=(1,))
@@ -122,7 +122,7 @@ class Fragments:
 
     def _look_up(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
         """The entry of each key, and of which there is none (what stands there then is another's)."""
-        first, second = _slots(keys)
+        first, second = self._slots(keys)
         with self._lock:
             entries = self._table.take(first, axis=0)
             others = np.flatnonzero((entries[:, 0] != keys[0]) | (entries[:, 1] != keys[1]))
@@ -154,7 +154,7 @@ class Fragments:
         counts = np.fromiter(map(len, ids), np.intp, len(ids))
         is_id = np.arange(_ENTRY_IDS) < counts[:, np.newaxis]
         entries[:, 2:].view(np.uint16)[is_id] = [*chain.from_iterable(ids)]
-        slots = _slots(keys)
+        slots = self._slots(keys)
         with self._lock:
             taken = [self._table[each, 1] != 0 for each in slots]
             # Now the one, now the other, so that nothing stays that nobody asks for.
@@ -162,8 +162,17 @@ class Fragments:
             second = taken[0] & (~taken[1] | bool(self._gives_way))
             self._table[np.where(second, slots[1], slots[0])] = entries
 
+    def _slots(self, keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Each key's two places in the table, by a multiplicative hash."""
+        mixed = keys[0] * np.uint64(0x9E3779B97F4A7C15) ^ keys[1] * np.uint64(0xC2B2AE3D27D4EB4F)
+        mixed ^= mixed >> np.uint64(32)
+        mixed *= np.uint64(0xD6E8FEB86659FD93)
+        bits = len(self._table).bit_length() - 1
+        first, second = mixed >> np.uint64(64 - bits), mixed >> np.uint64(64 - 2 * bits)
+        return first.astype(np.intp), second.astype(np.intp) & (len(self._table) - 1)
 
-def in_fragments(tokenizer: Tokenizer, *, vocabulary: int) -> Fragments | None:
+
+def in_fragments(tokenizer: Tokenizer, *, vocabulary: int, places: int = _PLACES) -> Fragments | None:
     """`Fragments` over a tokenizer, or None for one of which it can't be shown to be exact.
 
     So also where it has an id that is not below `vocabulary`.
@@ -198,7 +207,7 @@ def in_fragments(tokenizer: Tokenizer, *, vocabulary: int) -> Fragments | None:
     ):
         return None
     markers = [*(token.content for token in added), _BLANK]
-    return Fragments(Tokenizer(model), _seams(others), markers)
+    return Fragments(Tokenizer(model), _seams(others), markers, places)
 
 
 def _seams(tokens: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -208,13 +217,3 @@ def _seams(tokens: Sequence[str]) -> npt.NDArray[np.bool_]:
     seams[np.ndarray(len(data) - 1, "<u2", data, strides=(1,))] = False
     seams[0x80 << 8 : 0xC0 << 8] = False  # the second byte goes on with a character
     return seams
-
-
-def _slots(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Each key's two places in the table: a multiplicative hash."""
-    mixed = keys[0] * np.uint64(0x9E3779B97F4A7C15) ^ keys[1] * np.uint64(0xC2B2AE3D27D4EB4F)
-    mixed ^= mixed >> np.uint64(32)
-    mixed *= np.uint64(0xD6E8FEB86659FD93)
-    first = (mixed >> np.uint64(64 - _SLOT_BITS)).astype(np.intp)
-    second = (mixed >> np.uint64(64 - 2 * _SLOT_BITS)).astype(np.intp) & ((1 << _SLOT_BITS) - 1)
-    return first, second

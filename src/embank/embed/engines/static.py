@@ -15,6 +15,7 @@ from embank.embed.files.catalog import KnownModel
 from embank.embed.files.inuse import Hold, hold
 from embank.embed.files.locate import check_files, not_here
 from embank.embed.formats.safetensors import SafetensorsFile
+from embank.embed.fragments import TABLE_BYTES
 from embank.embed.model import Fingerprint
 from embank.embed.tokens import Tokens
 from embank.errors import EmbeddingFailed, InvalidInput, ModelFileError
@@ -55,7 +56,7 @@ def load(request: LoadRequest) -> Engine:
         check_files(request.known, request.folder)
         request.on_progress(0.5, "opening")
         tokenizer_bytes = (request.folder / request.known.tokenizer).stat().st_size * _TOKENIZER_BYTES_A_FILE_BYTE
-        with request.budget.reserve(f"load {request.name}", tokenizer_bytes):
+        with request.budget.reserve(f"load {request.name}", tokenizer_bytes + TABLE_BYTES):
             return StaticEngine(
                 request.known,
                 request.folder,
@@ -115,7 +116,7 @@ class StaticEngine:
         return self._open_tokens().count(texts)
 
     def batch_bytes(self, rows: int, width: int) -> int:
-        """At most one row a token as it stands in the table, and the same as float32."""
+        """At most one row a token as it stands in the table, and the same as float32: less in a large batch."""
         table = self._table
         return rows * width * ((0 if table is None else table.row_bytes) + self._dimension * 4)
 
