@@ -52,8 +52,8 @@ class Fragments:
     def __init__(self, model: Tokenizer, seams: npt.NDArray[np.bool_], markers: Sequence[str], places: int) -> None:
         """`model` encodes without normalizer; `seams` says of two bytes (first + 256 * second) whether to cut there.
 
-        A text with one of the `markers` in it can't be cut. `places`, a power of two up to 2^32, is how many fragments are
-        remembered at most.
+        A text with one of the `markers` in it can't be cut. At most `places` fragments, a power of two up to 2^32, are
+        remembered.
         """
         self._model = model
         self._seams = seams
