@@ -69,14 +69,14 @@ class Budget:
         if self.shadow is not None:
             self.shadow.resize(limit_bytes)
         held = sum(region.used_bytes for region in self.regions.values())
-        freed_bytes = self.release(held - self._for_regions())
         for region in self.regions.values():
-            region.widen(self._for_regions())
+            region.resize(self._for_regions())
+        freed_bytes = self.release(held - self._for_regions())
         self._ask_at_s = 0.0
         return freed_bytes
 
     def release(self, wanted_bytes: int) -> int:
-        """Give back at least so many bytes where there are so many, the least used regions' first. Nobody is writing."""
+        """Give back so many bytes, where there are as many, the least used regions' first. Nobody is writing."""
         freed_bytes = 0
         for region in sorted(self.regions.values(), key=_density):
             missing = wanted_bytes - freed_bytes

@@ -79,5 +79,5 @@ def cost_code(seconds: float) -> int:
 
 def check_seconds(seconds: float | None) -> None:
     """Raises `InvalidInput` for what can't be a number of seconds."""
-    if seconds is not None and not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds >= 0):
+    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
         raise InvalidInput(f"seconds must be 0 or more, not {seconds!r}", seconds=seconds)

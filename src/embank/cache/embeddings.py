@@ -26,7 +26,7 @@ import numpy.typing as npt
 from embank.cache.budget import Budget
 from embank.cache.codec import Codec, Dtype, Float32
 from embank.cache.costs import check_seconds
-from embank.cache.keys import Hasher, Keys
+from embank.cache.keys import Hasher, Keys, last_of_each
 from embank.cache.level import FirstLevel, Found, Worth
 from embank.cache.policies.lru import Lru
 from embank.cache.policies.policy import Policy
@@ -41,10 +41,7 @@ from embank.events.kinds import Event
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.system.clock import Clock, SystemClock
-from embank.system.log import get_logger
 from embank.system.size import Size
-
-_log = get_logger(__name__)
 
 _POLICIES: dict[str, type[Policy]] = {"s3fifo": S3Fifo, "lru": Lru}
 _PIECE = 1_024
@@ -89,7 +86,6 @@ class EmbeddingCache:
         self._known = self._level.spaces.get
         self._second = None if second is None else Breaker(second, clock=self._clock, on_change=self._on_second)
         self._second_hits = 0
-        self._closed = False
         self._registration = None if governor is None else governor.register(self, rung="release")
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -175,7 +171,7 @@ class EmbeddingCache:
         if not len(texts):
             return rows
         known = self._level.learn(space, codec.dimension)
-        last, of_last = _last_of_each(keys)
+        last, of_last = last_of_each(keys)
         if last is not None:
             rows, keys, weights = rows[last], keys[last], weights[last]
         made = self._put(known, keys, rows, self._level.weigh(weights, seconds))
@@ -268,13 +264,13 @@ class EmbeddingCache:
 
     def close(self) -> None:
         """Give everything back, leave the governor, and close the second level. Closing again does nothing."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._level.alone():
+            if self._level.closed:
+                return
+            self._level.closed = True
+            self._budget.clear()
         if self._registration is not None:
             self._registration.close()
-        with self._level.alone():
-            self._budget.clear()
         if self._second is not None:
             self._second.close()
 
@@ -326,10 +322,9 @@ class EmbeddingCache:
         for start in range(0, len(keys), step):
             some = slice(start, start + step)
             rows = space.codec.encode(vectors[some])
-            if not self._closed:
-                self._level.put(space, keys[some], rows, worth.of(some))
-                if self._second is not None:
-                    self._second.put_many(keys[some], rows)
+            self._level.put(space, keys[some], rows, worth.of(some))
+            if self._second is not None and not self._level.closed:
+                self._second.put_many(keys[some], rows)
             if made is None:
                 return space.codec.decode(rows)
             made[some] = space.codec.decode(rows)
@@ -351,11 +346,11 @@ class EmbeddingCache:
 
     def _promote(self, space: Space, keys: Keys, rows: npt.NDArray[np.uint8], *, number: int | None = None) -> int:
         """Take rows of the second level into the first; how many were new there."""
-        if self._closed or rows.shape != (len(keys), space.codec.row_bytes):
+        if rows.shape != (len(keys), space.codec.row_bytes):
             return 0
         rows = np.ascontiguousarray(rows)
         fine = space.codec.readable(rows)
-        last, _ = _last_of_each(keys[fine])
+        last, _ = last_of_each(keys[fine])
         keys, rows = (keys[fine], rows[fine]) if last is None else (keys[fine][last], rows[fine][last])
         return sum(
             self._level.put(space, keys[at : at + _PIECE], rows[at : at + _PIECE], worth, number=number)
@@ -387,16 +382,3 @@ def _listed(texts: Sequence[str]) -> Sequence[str]:
         return list(texts)
     except TypeError as error:
         raise InvalidInput(f"texts must be a list of str, not {type(texts).__name__}") from error
-
-
-def _last_of_each(keys: Keys) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int64] | None]:
-    """Where some keys occur twice: the place of each one's last, and for each key which of these it is. Else None."""
-    if len(np.unique(keys[:, 0])) == len(keys):
-        return None, None
-    places: dict[bytes, int] = {}
-    names = [key.tobytes() for key in keys]
-    for place, key in enumerate(names):
-        places.pop(key, None)
-        places[key] = place
-    order = {key: number for number, key in enumerate(places)}
-    return np.array(list(places.values()), np.int64), np.array([order[key] for key in names], np.int64)

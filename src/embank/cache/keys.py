@@ -92,3 +92,16 @@ class Hasher:
             self._presets.clear()  # they are cheap to make again
         self._presets[space, kind] = hasher.copy
         return hasher.copy
+
+
+def last_of_each(keys: Keys) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int64] | None]:
+    """Where some keys occur twice: the place of each one's last, and for each key which of these it is. Else None."""
+    if len(np.unique(keys[:, 0])) == len(keys):
+        return None, None
+    places: dict[bytes, int] = {}
+    names = [key.tobytes() for key in keys]
+    for place, key in enumerate(names):
+        places.pop(key, None)
+        places[key] = place
+    order = {key: number for number, key in enumerate(places)}
+    return np.array(list(places.values()), np.int64), np.array([order[key] for key in names], np.int64)

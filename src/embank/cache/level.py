@@ -50,6 +50,8 @@ class FirstLevel:
         self.costs = Costs()
         self.hits = self.misses = self.inserted = self.overwritten = 0
         self.saved_s = 0.0
+        self.closed = False
+        """Nothing is kept any more."""
         self._calm = threading.Condition(self.lock)
         self._moving = 0
         """Threads that are at, or wait for, what nobody may write during."""
@@ -96,13 +98,11 @@ class FirstLevel:
         if region.epoch == epoch and lanes.single("version")[slot] == version:
             return vector
         with self.lock:
-            self.hits -= 1
-            self.misses += 1
-        return None
+            self.hits -= 1  # it was replaced while it was read, and is looked up once more
+        vectors, found = self.get(space, np.frombuffer(digest, "<u8").reshape(1, 2))
+        return vectors if found[0] else None
 
-    def _again(
-        self, region: Region, keys: Keys, seen: Seen, rows: Rows, intact: Found
-    ) -> tuple[Found, Rows]:
+    def _again(self, region: Region, keys: Keys, seen: Seen, rows: Rows, intact: Found) -> tuple[Found, Rows]:
         """Look up once more what was replaced or moved while it was read; what is not whole then is a miss."""
         torn = seen.hit.nonzero()[0][~intact]
         with self.lock:
@@ -182,7 +182,7 @@ class FirstLevel:
             return Worth(*self.costs.codes(self.costs.measure(weights, seconds)))
 
     def average(self, count: int, step: int) -> Iterator[tuple[int, Worth]]:
-        """For each piece of up to `step` out of `count` entries of which nothing is known: where it starts, its worth."""
+        """Pieces of up to `step` out of `count` entries of which nothing is known: where each starts, and its worth."""
         for start in range(0, count, step):
             some = min(step, count - start)
             code = cost_code(self.costs.mean_s)
@@ -195,8 +195,9 @@ class FirstLevel:
         """
         region = space.region
         with self.lock:
-            while self._moving:
-                self._calm.wait()
+            self._calm.wait_for(lambda: not self._moving)
+            if self.closed or self.spaces.get(space.name) is not space:
+                return 0  # meanwhile the cache was closed, or the space's number given to another
             region.now_s = self.now_s()
             slots = region.table.find(region.lanes["key"], keys)
             there = slots >= 0
@@ -226,8 +227,7 @@ class FirstLevel:
                     region.abandon(taken)
                 self.inserted += added
                 region.writers -= 1
-                if self._moving:
-                    self._calm.notify_all()
+                self._calm.notify_all()
         return added
 
     @contextmanager
@@ -236,8 +236,7 @@ class FirstLevel:
         with self.lock:
             self._moving += 1
             try:
-                while any(region.writers for region in self.budget.regions.values()):
-                    self._calm.wait()
+                self._calm.wait_for(lambda: not any(region.writers for region in self.budget.regions.values()))
                 yield
             finally:
                 self._moving -= 1

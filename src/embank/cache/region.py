@@ -111,9 +111,7 @@ class Region:
         """Make index and policy anew for `plan` slots; what finds no place in the table goes."""
         self.plan = plan
         self.table = Table(plan)
-        lost = []
-        for slots in self.occupied():
-            lost.append(slots[~self.table.insert(self.lanes["key"], slots)])
+        lost = [slots[~self.table.insert(self.lanes["key"], slots)] for slots in self.occupied()]
         self.policy.resize(self.lanes, plan)
         for slots in lost:
             if len(slots):
@@ -121,8 +119,11 @@ class Region:
                 self.policy.forget()
         self.used_bytes = self.bytes_at(self.committed, plan)
 
-    def widen(self, limit_bytes: int) -> None:
-        """Take another limit. More slots than were reserved move the lanes to a larger mapping; nobody is writing."""
+    def resize(self, limit_bytes: int) -> None:
+        """Take another limit; nobody is writing. What is above it is given back by whoever calls this.
+
+        More slots than were reserved move the lanes to a larger mapping.
+        """
         self.capacity = self.slots_within(limit_bytes)
         if self.capacity > self.lanes.capacity:
             self.epoch += 1

@@ -112,8 +112,11 @@ class Breaker:
 
     def recent(self, row_bytes: int, most: int) -> Iterator[tuple[Keys, Rows]]:
         """As the level's; ends where it fails."""
-        blocks = self._call("recent", lambda: iter(self._level.recent(row_bytes, most)), iter(()))
-        while (block := self._call("recent", lambda: next(blocks, None), None)) is not None:
+        blocks = self._call("recent", lambda: self._level.recent(row_bytes, most), None)
+        while blocks is not None:
+            block = self._call("recent", lambda: next(blocks, None), None)
+            if block is None:
+                return
             yield block
 
     def clear(self) -> int:

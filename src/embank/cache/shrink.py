@@ -21,6 +21,7 @@ def shrink(region: Region, slots: int) -> int:
     """Give back all but `slots` slots; the bytes freed. Entries that have no place in them go, the cheapest first."""
     before_bytes = region.used_bytes
     if slots <= 0:
+        region.evicted += region.entries
         empty(region)
     elif slots < region.committed:
         # Where the plan changes the index is made anew from what is left, and nothing need be taken out of it.
@@ -48,7 +49,6 @@ def empty(region: Region) -> int:
     """Give back everything; the bytes freed."""
     freed_bytes = region.used_bytes
     region.epoch += 1
-    region.evicted += region.entries
     region.lanes.truncate(0, region.committed)
     region.reset()
     return freed_bytes
@@ -68,8 +68,10 @@ def clear_space(region: Region, spaces: set[int]) -> int:
 
 
 def _drop_cheapest(region: Region, count: int, *, start: int = 0, indexed: bool = True) -> None:
-    """Take out the `count` entries of slots from `start` on that are worth least; of equals those furthest back, since
-    they would have to be moved. `indexed`: out of the table, too."""
+    """Take out the `count` entries of slots from `start` on that are worth least; `indexed`: out of the table, too.
+
+    Of equals those furthest back go, since they would have to be moved.
+    """
     if count <= 0:
         return
     blocks = range(start, region.top, _BLOCK_WORTH)

@@ -10,9 +10,10 @@ a mapping lives as long as any array over it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +36,8 @@ class Pages:
         self.map = mmap.mmap(-1, max(paged(count_bytes), PAGE), flags=flags)
         declined = getattr(mmap, "MADV_NOHUGEPAGE", None)
         if declined is not None:
-            try:
+            with contextlib.suppress(OSError):  # a kernel without huge pages has none to decline
                 self.map.madvise(declined)
-            except OSError:
-                pass  # a kernel without huge pages has none to decline
 
     def array(self, dtype: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """An array over the beginning of the mapping."""
@@ -68,8 +67,8 @@ class Lanes:
         for name, (dtype, items) in fields.items():
             pages = self._pages[name] = Pages(capacity * np.dtype(dtype).itemsize * items)
             self._arrays[name] = pages.array(dtype, (capacity,) if items == 1 else (capacity, items))
-        self._single = {
-            name: memoryview(self._pages[name].map).cast(np.dtype(dtype).char)
+        self._single: dict[str, memoryview[int]] = {
+            name: memoryview(self._pages[name].map).cast(cast("Any", np.dtype(dtype).char))
             for name, (dtype, items) in fields.items()
             if items == 1
         }

@@ -23,7 +23,7 @@ class SecondStats:
 class CacheStats:
     """An embedding cache at one moment. Counters are exact, and since the cache began.
 
-    `hits` and `misses` are of the first level, one a text; `second_hits` of those misses were found in the second level.
+    `hits` and `misses` are of the first level, one a text; `second_hits` of those misses the second level had.
     `rejected` entries found no room. `lru_hit_rate` is what plain LRU in the same bytes would have had, told from a
     sample. `seconds_saved` is what hits would have cost to compute, as far as that was ever measured. Ages are in
     seconds: of the oldest entry, of all on average, and of those evicted of late when they went.

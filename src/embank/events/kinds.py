@@ -6,6 +6,13 @@ query. Events are cheap to make (a microsecond) and immutable, so that any threa
 
 from __future__ import annotations
 
+from embank.events.caches import (
+    CacheCleared,
+    CacheShrunk,
+    CacheWarmed,
+    SecondLevelClosed,
+    SecondLevelOpened,
+)
 from embank.events.collections import (
     CollectionReduced,
     DocumentsCommitted,
@@ -67,6 +74,9 @@ __all__ = [
     "BudgetChanged",
     "BudgetTooSmall",
     "BulkWorkPaused",
+    "CacheCleared",
+    "CacheShrunk",
+    "CacheWarmed",
     "CollectionReduced",
     "CreepSuspected",
     "DocumentsCommitted",
@@ -101,6 +111,8 @@ __all__ = [
     "RungEntered",
     "RungLeft",
     "SearchAnswered",
+    "SecondLevelClosed",
+    "SecondLevelOpened",
     "SourceItemSkipped",
     "TextsEmbedded",
     "ViewCaughtUp",

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embank.cache.keys import Keys
-from embank.cache.policies.policy import CLASS_SHIFT, FIRST, FREE, QUEUE, Slots
+from embank.cache.policies.policy import CLASS_SHIFT, FIRST, QUEUE, Slots
 from embank.cache.slab import Lanes, Pages, paged
 
 _PICKED = 32
@@ -34,6 +34,8 @@ class Lru:
 
     def __init__(self, lanes: Lanes, slots: int) -> None:
         self._tick = 1
+        self._picked: npt.NDArray[np.uint32]
+        self._picked_ticks: npt.NDArray[np.uint32]
         self.resize(lanes, slots)
 
     def resize(self, lanes: Lanes, slots: int) -> None:
@@ -126,6 +128,5 @@ class Lru:
             self._drop_picked()
 
     def _drop_picked(self) -> None:
-        self._picked: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
-        self._picked_ticks: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
+        self._picked = self._picked_ticks = np.empty(0, np.uint32)
         self._next = 0

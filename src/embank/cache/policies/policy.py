@@ -7,8 +7,8 @@ went) it sizes for `slots` and counts in `bytes_for`.
     bit   7   6 5     4 3    2 1 0
               queue   class  hits      queue 0: the slot is free; 3: it is being written and belongs to no queue
 
-*Class* is how much more an entry costs to compute than the average did: 0 up to twice as much, 1 from twice, 2 from four
-times, 3 from eight times on.
+*Class* is how much more an entry costs to compute than the average did: 0 up to twice as much, 1 from twice, 2 from
+four times, 3 from eight times on.
 
 Policies are called with the cache's lock held, always with whole batches; slots of one call are distinct, except in
 `touch`.

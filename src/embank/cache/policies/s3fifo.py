@@ -1,10 +1,10 @@
 """S3-FIFO: a small queue that one-time keys leave quickly, a main queue, and the memory of what was just let go.
 
 After Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all you need for cache eviction" (SOSP 2023). A new key enters
-the small queue (a tenth of the slots); at its end it goes to the main queue if it was asked for again meanwhile, else it
-goes, and its fingerprint is remembered. A key that comes back while it is remembered enters the main queue at once. At
-the end of the main queue an entry that was hit gets another round, for one hit less; one that was not goes. So a scan of
-any length passes through a tenth of the cache and leaves the rest alone.
+the small queue (a tenth of the slots); at its end it moves to the main queue if it was asked for again meanwhile, else
+it goes, and its fingerprint is remembered. A key that comes back while it is remembered enters the main queue at once.
+At the end of the main queue an entry that was hit gets another round, for one hit less; one that was not goes. So a
+scan of any length passes through a tenth of the cache and leaves the rest alone.
 
 Done here in batches, on arrays, and with three differences:
 
@@ -130,13 +130,15 @@ class S3Fifo:
                 return ring[~high]
             at = np.minimum(np.searchsorted(slots, ring), len(slots) - 1)
             moved = slots[at] == ring
-            return np.where(high & moved, become[at], ring)[~high | moved]
+            left: Slots = np.where(high & moved, become[at], ring)[~high | moved]
+            return left
 
         for ring in (self._small, self._main):
             ring.keep(renamed)
 
     def worth(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        return _WORTH[self._state[start:stop]]
+        worth: npt.NDArray[np.uint8] = _WORTH[self._state[start:stop]]
+        return worth
 
     def _promote(self, slots: Slots) -> None:
         """From the small queue into the main one; hits begin anew."""
