@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,7 @@ def cost_code(seconds: float) -> int:
     return min(max(round(math.log2(max(seconds, _LEAST_S) / _LEAST_S) * _STEPS), 0), 255)
 
 
-def check_seconds(seconds: float | None) -> None:
+def check_seconds(seconds: Any) -> None:
     """Raises `InvalidInput` for what can't be a number of seconds."""
-    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+    if seconds is not None and not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds >= 0):
         raise InvalidInput(f"seconds must be 0 or more, not {seconds!r}", seconds=seconds)

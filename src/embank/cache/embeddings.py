@@ -83,7 +83,6 @@ class EmbeddingCache:
         self._hasher = Hasher(secret, dtype)
         self._budget = Budget(self._resolved(limit), _POLICIES[policy], governor, self._clock)
         self._level = FirstLevel(self._budget, dtype, self._clock)
-        self._known = self._level.spaces.get
         self._second = None if second is None else Breaker(second, clock=self._clock, on_change=self._on_second)
         self._second_hits = 0
         self._registration = None if governor is None else governor.register(self, rung="release")
@@ -165,9 +164,9 @@ class EmbeddingCache:
         """
         texts = _listed(texts)
         rows, codec = self._checked(texts, vectors, space)
+        keys = self._hasher.keys(texts, space, kind)
         weights = self._level.costs.weights(texts, tokens)
         check_seconds(seconds)
-        keys = self._hasher.keys(texts, space, kind)
         if not len(texts):
             return rows
         known = self._level.learn(space, codec.dimension)
@@ -182,7 +181,7 @@ class EmbeddingCache:
 
         Raises `InvalidInput` where it has another one.
         """
-        self._hasher.preset(space, "")
+        self._known(space)
         self._level.learn(space, dimension)
 
     def warm_up(self, *, space: str, dimension: int, most: int | None = None) -> int:
@@ -190,9 +189,9 @@ class EmbeddingCache:
 
         Of any space whose rows are as wide: the second level knows keys only.
         """
-        self.learn(space, dimension)
-        known = self._known(space)
-        if self._second is None or known is None:
+        self._known(space)
+        known = self._level.learn(space, dimension)
+        if self._second is None:
             return 0
         began_s = self._clock.monotonic()
         wanted = known.region.capacity // 2 if most is None else min(most, known.region.capacity)
@@ -300,6 +299,12 @@ class EmbeddingCache:
         )
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _known(self, space: str) -> Space | None:
+        """What is known of a space; None where nothing was put into it yet."""
+        if not isinstance(space, str):
+            raise InvalidInput(f"space must be a str, not {type(space).__name__}", value=space)
+        return self._level.spaces.get(space)
 
     def _checked(self, texts: Sequence[str], vectors: Any, space: str) -> tuple[Float32, Codec]:
         """Vectors as float32 rows that can be kept, and how."""

@@ -39,7 +39,9 @@ class Hasher:
     """
 
     def __init__(self, secret: bytes | None, dtype: str) -> None:
-        if secret is not None and not secret:
+        if secret is not None and not isinstance(secret, bytes):
+            raise InvalidInput(f"the secret of a cache must be bytes, not {type(secret).__name__}")
+        if secret == b"":
             raise InvalidInput("the secret of a cache must not be empty; leave it out for a random one")
         # Longer secrets than BLAKE2b takes as a key are hashed first.
         self._key = secrets.token_bytes(32) if secret is None else hashlib.blake2b(secret, digest_size=32).digest()
@@ -48,10 +50,10 @@ class Hasher:
 
     def preset(self, space: str, kind: str) -> Callable[[], blake2b]:
         """What makes a fresh hasher for texts of this space and kind. Raises `InvalidInput` where either is no str."""
-        found = self._presets.get((space, kind))
-        if found is None:
-            found = self._prepare(space, kind)
-        return found
+        for name, part in (("space", space), ("kind", kind)):
+            if not isinstance(part, str):
+                raise InvalidInput(f"{name} must be a str, not {type(part).__name__}", value=part)
+        return self._presets.get((space, kind)) or self._prepare(space, kind)
 
     def digests(self, texts: Sequence[str], space: str, kind: str) -> bytes:
         """16 bytes a text, joined. Raises `InvalidInput` where one is no str."""
@@ -82,9 +84,7 @@ class Hasher:
 
     def _prepare(self, space: str, kind: str) -> Callable[[], blake2b]:
         hasher = hashlib.blake2b(digest_size=KEY_BYTES, key=self._key)
-        for name, part in (("dtype", self._dtype), ("space", space), ("kind", kind)):
-            if not isinstance(part, str):
-                raise InvalidInput(f"{name} must be a str, not {type(part).__name__}", value=part)
+        for part in (self._dtype, space, kind):
             encoded = part.encode("utf-8", "surrogatepass")
             hasher.update(len(encoded).to_bytes(8, "little"))
             hasher.update(encoded)

@@ -169,6 +169,7 @@ class Region:
 
         `writers` counts whoever has such slots: while there are any, nothing is moved.
         """
+        self.activity += wanted
         parts: list[Slots] = []
         missing = wanted
         while missing > 0:
@@ -205,7 +206,6 @@ class Region:
             slots, keys, classes = slots[placed], keys[placed], classes[placed]
         self.policy.admit(slots, keys, classes)
         self.entries += len(slots)
-        self.activity += len(slots)
         self.publications += 1
         return len(slots)
 
@@ -260,7 +260,7 @@ class Region:
         """Commit more slots, as far as there is room."""
         if self.committed >= self.capacity:
             return False
-        step = max(wanted, _STEP_BYTES // self.row_bytes, 1)
+        step = max(wanted, min(self.committed // 2, _STEP_BYTES // self.row_bytes))
         most = min(self.capacity, self.committed + step)
         moving_bytes = self._policy_class.bytes_for(self.plan) if self.plan else 0
 

@@ -1,0 +1,11 @@
+"""Fixtures of the cache's tests."""
+
+from __future__ import annotations
+
+import pytest
+from tests.memory.machine import StillClock
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    return StillClock()
