@@ -42,11 +42,10 @@ class Budget:
 
     def used_bytes(self) -> int:
         """What the cache holds. May be called without the lock."""
-        if not self.regions:
-            return 0
-        shadow = self.shadow
         held = sum(region.used_bytes for region in tuple(self.regions.values()))
-        return held + OBJECTS_BYTES + (0 if shadow is None else shadow.used_bytes())
+        shadow = self.shadow
+        held += 0 if shadow is None else shadow.used_bytes()
+        return held + OBJECTS_BYTES if held else 0
 
     def region(self, row_bytes: int) -> Region:
         """The region for rows of this width, made where it is not there."""

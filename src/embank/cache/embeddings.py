@@ -46,6 +46,7 @@ from embank.system.size import Size
 _POLICIES: dict[str, type[Policy]] = {"s3fifo": S3Fifo, "lru": Lru}
 _PIECE = 1_024
 """Rows worked on at once, at most; an eighth of a small cache, so that a large call doesn't flush it of itself."""
+_LEAST_PIECE = 32
 _FOUND = np.ones(1, bool)
 _UNKNOWN = 0
 """The number of entries whose space nobody told (see `spaces`)."""
@@ -322,7 +323,7 @@ class EmbeddingCache:
 
     def _put(self, space: Space, keys: Keys, vectors: Float32, worth: Worth) -> Float32:
         """Keep them piece by piece, and in the second level; what they have become."""
-        step = min(max(space.region.capacity // 8, 1), _PIECE)
+        step = min(max(space.region.capacity // 8, _LEAST_PIECE), _PIECE)
         made = np.empty_like(vectors) if len(keys) > step else None
         for start in range(0, len(keys), step):
             some = slice(start, start + step)

@@ -38,7 +38,7 @@ _FIELDS = {
 BLOCK = 8_192
 """Slots worked on at once, so that what a call needs beside the cache's own memory stays below half a megabyte."""
 _LEAST_PLAN = 64
-_STEP_BYTES = 1 << 20
+_STEP_BYTES = 1 << 18
 _BATCH = 128
 """One in so many entries goes at once where any has to."""
 _MOST_BATCH = 1_024
@@ -282,6 +282,8 @@ class Region:
 
     def _evict(self, wanted: int) -> bool:
         """Free at least `wanted` slots where there are so many entries, and a batch of them at least."""
+        if not self.entries:
+            return False
         count = max(wanted, min(self.entries // _BATCH, _MOST_BATCH))
         slots = self.policy.evict(count, self.lanes["key"])
         if not len(slots):
