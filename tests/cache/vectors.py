@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +23,17 @@ def names(count: int, of: str = "text") -> list[str]:
 
 
 def mapped_bytes(pid: int | str = "self") -> int:
-    """Memory in the mappings of a process that decline huge pages, as the cache's do.
-
-    Threads' stacks may decline them, too: mappings of just that size are left out.
-    """
+    """Memory in the mappings of a process that decline huge pages and core dumps, as the cache's do, nobody else's."""
     path = Path("/proc") / str(pid) / "smaps"
     if not path.is_file():
         pytest.skip("the kernel tells nothing of mappings")
     text = path.read_text()
     if "VmFlags" not in text:
         pytest.skip("the kernel tells nothing of mappings' flags")
-    stack_kib = resource.getrlimit(resource.RLIMIT_STACK)[0] >> 10
-    held_kib = anonymous_kib = size_kib = 0
+    held_kib = anonymous_kib = 0
     for line in text.splitlines():
-        if line.startswith("Size:"):
-            size_kib = int(line.split()[1])
-        elif line.startswith("Anonymous:"):
+        if line.startswith("Anonymous:"):
             anonymous_kib = int(line.split()[1])
-        elif line.startswith("VmFlags:") and " nh" in line and size_kib != stack_kib:
+        elif line.startswith("VmFlags:") and {"nh", "dd"} <= set(line.split()):
             held_kib += anonymous_kib
     return held_kib << 10

@@ -22,7 +22,8 @@ _STEPS = 8
 _NOMINAL_S = 1e-4
 """A token on two cores with a small model."""
 _WEIGHT = 0.1
-_MEAN_WEIGHT = 0.02
+_MEAN_WEIGHT = 0.001
+"""Of one text in the average: it follows the last thousand or so."""
 
 SECONDS = _LEAST_S * np.exp2(np.arange(256) / _STEPS)
 """What each code stands for."""
@@ -57,14 +58,13 @@ class Costs:
         return weights * rate_s
 
     def codes(self, seconds: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Each text's code, and its class: doublings over the average of late, 0 to 3."""
+        """Each text's code, and its class: doublings over the average before this call, 0 to 3."""
         codes = np.clip(np.rint(np.log2(np.maximum(seconds, _LEAST_S) / _LEAST_S) * _STEPS), 0, 255).astype(np.uint8)
-        if len(seconds):
-            mean_s = float(seconds.mean())
-            # A call of many texts tells more than one of a single text.
-            weight = 1 - (1 - _MEAN_WEIGHT) ** len(seconds)
-            self._mean_s = mean_s if self._mean_s is None else self._mean_s + weight * (mean_s - self._mean_s)
-        doublings = np.log2(np.maximum(seconds, _LEAST_S) / max(self._mean_s or _LEAST_S, _LEAST_S))
+        mean_s = float(seconds.mean())
+        usual_s = mean_s if self._mean_s is None else self._mean_s
+        # A call of many texts tells more than one of a single text.
+        self._mean_s = usual_s + (1 - (1 - _MEAN_WEIGHT) ** len(seconds)) * (mean_s - usual_s)
+        doublings = np.log2(np.maximum(seconds, _LEAST_S) / max(usual_s, _LEAST_S))
         return codes, np.clip(np.floor(doublings + 1e-9), 0, 3).astype(np.uint8)
 
     @property

@@ -2,7 +2,7 @@
 
 A mapping reserves addresses, not memory; pages count once they are committed, and go back to the system the moment they
 are dropped. Nothing passes through the allocator, which would keep what is freed. Huge pages are declined: they would
-make two megabytes resident where four kilobytes were committed.
+make two megabytes resident where four kilobytes were committed. So are core dumps, which would keep what is in here.
 
 Not thread-safe; a reader may hold an array while its pages are dropped (it then reads zeros), never while they vanish:
 a mapping lives as long as any array over it.
@@ -34,10 +34,9 @@ class Pages:
     def __init__(self, count_bytes: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
         self.map = mmap.mmap(-1, max(paged(count_bytes), PAGE), flags=flags)
-        declined = getattr(mmap, "MADV_NOHUGEPAGE", None)
-        if declined is not None:
-            with contextlib.suppress(OSError):  # a kernel without huge pages has none to decline
-                self.map.madvise(declined)
+        for advice in ("MADV_NOHUGEPAGE", "MADV_DONTDUMP"):
+            with contextlib.suppress(AttributeError, OSError):  # a system without the one has nothing to decline
+                self.map.madvise(getattr(mmap, advice))
 
     def array(self, dtype: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """An array over the beginning of the mapping."""

@@ -46,7 +46,13 @@ def _touched(state: int) -> int:
     return state & ~HITS | min((state & HITS) + gain, _MOST_HITS + gain - 1)
 
 
+def _promoted(state: int) -> int:
+    cost = state >> CLASS_SHIFT & 3
+    return SECOND | cost << CLASS_SHIFT | (cost if state & HITS else 0)
+
+
 _TOUCHED = table_of(_touched)
+_PROMOTED = table_of(_promoted)
 _TOUCHED_ONE = _TOUCHED.tobytes()
 _WORTH = table_of(lambda state: (state & HITS) * 2 + (state & QUEUE == SECOND) if state & QUEUE else 0)
 
@@ -141,8 +147,8 @@ class S3Fifo:
         return worth
 
     def _promote(self, slots: Slots) -> None:
-        """From the small queue into the main one; hits begin anew."""
-        self._state[slots] = self._state[slots] & np.uint8(0b11 << CLASS_SHIFT) | np.uint8(SECOND)
+        """From the small queue into the main one; hits begin anew, with what cost adds to the one that it took."""
+        self._state[slots] = _PROMOTED[self._state[slots]]
         self._main.push(slots)
 
     def _fingerprints(self, keys: Keys) -> tuple[Slots, npt.NDArray[np.uint32]]:
