@@ -14,12 +14,12 @@ from embank.cache.embeddings import EmbeddingCache
 LIMIT = 1_000_000
 
 
-def ask(cache: EmbeddingCache, texts: list[str], *, seconds: float | None = None, width: int = 128) -> int:
+def ask(cache: EmbeddingCache, texts: list[str], *, seconds: float | None = None) -> int:
     """As a caller with a model would: look up, compute what is missing, put it; the hits."""
     _, found = cache.get_many(texts, space="m")
     missing = [text for text, there in zip(texts, found.tolist(), strict=True) if not there]
     if missing:
-        cache.put_many(missing, unit(len(missing), width), space="m", seconds=seconds)
+        cache.put_many(missing, unit(len(missing), 128), space="m", seconds=seconds)
     return int(found.sum())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from embank.cache.policies.policy import FREE, QUEUE, Slots
 from embank.cache.region import BLOCK, Region
 
-_MOVED_BYTES = 8 << 20
+_MOVED_BYTES = 4 << 20
 """Rows copied at most in one call; more than that are let go."""
 _BLOCK_WORTH = 1 << 16
 

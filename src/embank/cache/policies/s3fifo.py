@@ -54,7 +54,7 @@ def _promoted(state: int) -> int:
 _TOUCHED = table_of(_touched)
 _PROMOTED = table_of(_promoted)
 _TOUCHED_ONE = _TOUCHED.tobytes()
-_WORTH = table_of(lambda state: (state & HITS) * 2 + (state & QUEUE == SECOND) if state & QUEUE else 0)
+_WORTH = table_of(lambda state: (state & HITS) * 2 + (state & QUEUE == SECOND) if state & QUEUE else 0).tobytes()
 
 
 class S3Fifo:
@@ -130,21 +130,22 @@ class S3Fifo:
             ring.keep(lambda slots: slots[(self._state[slots] & QUEUE) != FREE])
 
     def renumber(self, least: int, slots: Slots, become: Slots) -> None:
+        gone = len(self._state)
+        names = np.full(int(slots.max(initial=least)) + 2 - least, gone)  # the last for all that lie beyond
+        names[slots - least] = become
+
         def renamed(ring: Slots) -> Slots:
             high = ring >= least
-            if not len(slots):
-                return ring[~high]
-            at = np.minimum(np.searchsorted(slots, ring), len(slots) - 1)
-            moved = slots[at] == ring
-            left: Slots = np.where(high & moved, become[at], ring)[~high | moved]
+            ring[high] = names[np.minimum(ring[high] - least, len(names) - 1)]
+            left: Slots = ring[ring != gone]
             return left
 
         for ring in (self._small, self._main):
             ring.keep(renamed)
 
     def worth(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        worth: npt.NDArray[np.uint8] = _WORTH[self._state[start:stop]]
-        return worth
+        # A translation of bytes takes a tenth of the time of numpy's indexing.
+        return np.frombuffer(self._state[start:stop].tobytes().translate(_WORTH), np.uint8)
 
     def _promote(self, slots: Slots) -> None:
         """From the small queue into the main one; hits begin anew, with what cost adds to the one that it took."""
