@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from embank.bank import Bank, Collection
     from embank.bank import open_bank as open  # noqa: A004 -- embank.open reads as it does
+    from embank.cache.embeddings import EmbeddingCache
     from embank.embed import models
     from embank.embed.model import Model
     from embank.errors import EmbankError
@@ -31,6 +32,7 @@ _NAMES = {
     "Collection": "embank.bank:Collection",
     "Document": "embank.records:Document",
     "EmbankError": "embank.errors:EmbankError",
+    "EmbeddingCache": "embank.cache.embeddings:EmbeddingCache",
     "Governor": "embank.memory.governor:Governor",
     "Hit": "embank.records:Hit",
     "Model": "embank.embed.model:Model",
@@ -45,6 +47,7 @@ __all__ = [
     "Collection",
     "Document",
     "EmbankError",
+    "EmbeddingCache",
     "Governor",
     "Hit",
     "Model",
