@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import threading
 from typing import Any
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--policy", default="s3fifo")
     given = parser.parse_args()
     rows = np.random.default_rng(0).standard_normal((UNIVERSE // 10, DIMENSION), dtype=np.float32)
+    rows[:] = rows.astype(np.float16)  # as the cache gives them back
     with EmbeddingCache(1_000_000) as warm:  # what calls need beside the cache is with the allocator from here on
         _work(warm, rows, 0, 20_000, {"wrong": 0, "calls": 0})
     gc.collect()
@@ -56,20 +58,17 @@ def main() -> None:
 
 def held_bytes_of_self() -> int:
     """Anonymous memory of this process."""
-    import os
-
     return held_bytes(os.getpid())
 
 
 def _work(cache: EmbeddingCache, rows: npt.NDArray[np.float32], number: int, ops: int, told: dict[str, int]) -> None:
     random = np.random.default_rng(number)
-    halves = rows.astype(np.float16).astype(np.float32)
     done = turn = wrong = 0
     while done < ops:
         size = int(random.choice(SIZES))
         ids = random.zipf(1.1, size) % UNIVERSE
         texts = [f"the text with the number {each}" for each in ids.tolist()]
-        mine = halves[ids % len(rows)]
+        mine = rows[ids % len(rows)]
         got, found = cache.get_many(texts, space="m")
         wrong += int(np.any(got[found] != mine[found], axis=1).sum()) if found.any() else 0
         cache.put_many(texts, mine, space="m")
