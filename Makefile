@@ -51,6 +51,7 @@ bench: setup-full ## measure everything against its marks and draw the charts in
 	@$(PY) -m benchmarks.soak --json
 	@$(PY) -m benchmarks.overhead --json
 	@$(PY) -m benchmarks.leaks --json
+	@$(PY) -m benchmarks.cache --json
 	@$(PY) -m benchmarks.chart
 
 clean: ## remove all that make made, .venv included

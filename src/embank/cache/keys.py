@@ -96,7 +96,7 @@ class Hasher:
 
 def last_of_each(keys: Keys) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int64] | None]:
     """Where some keys occur twice: the place of each one's last, and for each key which of these it is. Else None."""
-    if len(np.unique(keys[:, 0])) == len(keys):
+    if len(keys) == 1 or len(np.unique(keys[:, 0])) == len(keys):
         return None, None
     places: dict[bytes, int] = {}
     names = [key.tobytes() for key in keys]
