@@ -26,6 +26,7 @@ from embank.store.collection import StoredCollection
 from embank.store.protocol import CollectionInfo, Float32, Reembedding, Space, StoredDocument
 
 if TYPE_CHECKING:
+    from embank.caches import CachesSnapshot
     from embank.config import Config
     from embank.embed.model import Model, Precision
     from embank.events.stream import Stream
@@ -299,10 +300,20 @@ class Bank:
     def track(self, kind: str) -> Operation:
         """A mark for operations of your own, as a context manager or decorator, so that their creep is told, too."""
         return self._engine.creep.track(kind)
+    def cache(self) -> CachesSnapshot:
+        """What the caches hold, and how often they were right, as of now."""
+        return self._engine.caches.snapshot()
+
+    def clear_cache(self) -> int:
+        """Empty the caches, the one on disk as well; return the bytes of memory freed."""
+        return self._engine.caches.clear()
 
     def warm(self) -> None:
-        """Load the model of new collections now, instead of with the first text; raises what loading it raises."""
-        self._engine.default_model()
+        """Load the model of new collections now, instead of with the first text; raises what loading it raises.
+
+        With `cache.disk`, the vectors used last come into memory as well.
+        """
+        self._engine.warm()
 
     def models(self) -> list[Any]:
         """States of the models of this process."""

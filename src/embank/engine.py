@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embank.caches import Caches
 from embank.chunk.splitters import Splitter
 from embank.config import Config, load
 from embank.embed.model import CountsTokens, Model, Precision
@@ -113,6 +114,14 @@ class Engine:
             files=files,
             clock=self.clock,
         )
+        self.caches = Caches(
+            config.section("cache"),
+            root,
+            read_only=read_only,
+            governor=self.governor,
+            stream=self.stream,
+            clock=self.clock,
+        )
         self._reductions = Reductions(self.store.database, clock=self.clock)
         self.fitted = Fitted(self._reductions)
         self.governor.register(self.fitted)
@@ -144,10 +153,17 @@ class Engine:
             return self._loader
 
     def default_model(self) -> Model:
-        """The model of new collections: the user's own, or the one that the settings name."""
+        """The model of new collections, asked through the cache: the user's own, or the one that the settings name."""
+        return self.caches.around(self._default_model())
+
+    def _default_model(self) -> Model:
         if self._own_model is not None:
             return self._warm(self.loader().adopt(self._own_model))
         return self._warm(self.loader().get())
+
+    def warm(self) -> None:
+        """Load the model of new collections, and fetch its latest vectors from the disk."""
+        self.caches.warm_up(self._default_model())
 
     def model_for(self, info: CollectionInfo | None) -> Model | None:
         """The model of a collection's vectors, reduced as they are; `None` where they are the user's own.
@@ -164,10 +180,10 @@ class Engine:
     def _whole_model_for(self, info: CollectionInfo) -> Model:
         whole, _ = split_fingerprint(info.fingerprint or "")
         if whole in self._reembedded:
-            return self._reembedded[whole]
+            return self.caches.around(self._reembedded[whole])
         if info.model is None or self._own_model is not None or self._names_a_model():
             return self.default_model()
-        return self._warm(self.loader().get(**json.loads(info.model)))
+        return self.caches.around(self._warm(self.loader().get(**json.loads(info.model))))
 
     def pipeline(
         self,
@@ -238,6 +254,7 @@ class Engine:
             collection,
             self.model_for,
             narrow=self.fitted.query,
+            results=self.caches.results,
             settings=self.config.section("search"),
             stream=self.stream,
             clock=self.clock,
@@ -274,6 +291,7 @@ class Engine:
         try:
             self.store.close()
         finally:
+            self.caches.close()
             if self._loader is not None:
                 self._loader.close()
             if self._pressure is not None:
@@ -336,7 +354,7 @@ class Engine:
                 name, fingerprint = under_way.collection, under_way.space.fingerprint
                 model = self.fitted.around(model, collection=name, fingerprint=fingerprint)
             return model, self._recipe_with(recipe)
-        own = None if self._own_model is None else self.default_model()
+        own = None if self._own_model is None else self._default_model()
         if own is not None and ((under_way is not None and under_way.space.fingerprint == own.fingerprint) or force):
             return own, None
         raise InvalidInput("say which model the documents are to be embedded with: a name, a folder, or a Model")

@@ -75,6 +75,7 @@ SECTIONS = Table(
         "memory": "embank.memory.settings:Settings",
         "recovery": "embank.memory.recovery_settings:Settings",
         "creep": "embank.memory.creep.settings:Settings",
+        "cache": "embank.cache.settings:Settings",
         "source": "embank.source.settings:Settings",
         "chunk": "embank.chunk.settings:Settings",
         "embed": "embank.embed.settings:Settings",

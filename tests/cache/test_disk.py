@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pytest
 from tests.cache.disk_writer import ROW_BYTES, keys_of, rows_of
 
-from embank.cache.disk import LEAST_BYTES, DiskLevel
+from embank.cache.disk import DiskLevel
 from embank.cache.embeddings import EmbeddingCache
+from embank.cache.settings import LEAST_DISK_BYTES
 from embank.errors import InvalidInput
 from embank.testing.faults import FaultyFiles
 
@@ -117,19 +118,19 @@ def test_clearing_forgets_and_gives_the_disk_back(path: Path) -> None:
 
 
 def test_the_limit_is_kept_and_the_latest_stay(path: Path) -> None:
-    level = DiskLevel(path, LEAST_BYTES)
+    level = DiskLevel(path, LEAST_DISK_BYTES)
     for start in range(0, 6_000, 200):
         numbers = range(start, start + 200)
         level.put_many(keys_of(numbers), rows_of(numbers))
-        assert path.stat().st_size <= LEAST_BYTES
+        assert path.stat().st_size <= LEAST_DISK_BYTES
     kept = found_of(level, range(6_000))
     assert kept[-800:].mean() >= 0.99
     assert not kept[:4_000].any()
-    assert 1_000 <= level.stats().entries <= LEAST_BYTES / ROW_BYTES
+    assert 1_000 <= level.stats().entries <= LEAST_DISK_BYTES / ROW_BYTES
 
 
 def test_what_is_used_stays_and_what_is_not_goes(path: Path) -> None:
-    level = DiskLevel(path, LEAST_BYTES)
+    level = DiskLevel(path, LEAST_DISK_BYTES)
     hot = range(100)
     level.put_many(keys_of(hot), rows_of(hot))
     for start in range(1_000, 7_000, 200):
@@ -139,7 +140,7 @@ def test_what_is_used_stays_and_what_is_not_goes(path: Path) -> None:
     assert not found_of(level, range(1_000, 4_000)).any()
 
 
-@pytest.mark.parametrize("limit", [LEAST_BYTES, 8 << 20])
+@pytest.mark.parametrize("limit", [LEAST_DISK_BYTES, 8 << 20])
 def test_under_another_limit_it_begins_anew(path: Path, limit: int) -> None:
     filled(path)
     level = DiskLevel(path, limit)
@@ -149,7 +150,7 @@ def test_under_another_limit_it_begins_anew(path: Path, limit: int) -> None:
     assert path.stat().st_size <= limit
 
 
-@pytest.mark.parametrize("limit", [0, LEAST_BYTES - 1, "50%", "12KB"])
+@pytest.mark.parametrize("limit", [0, LEAST_DISK_BYTES - 1, "50%", "12KB"])
 def test_a_limit_that_can_hold_nothing_is_refused(path: Path, limit: str | int) -> None:
     with pytest.raises(InvalidInput):
         DiskLevel(path, limit)
@@ -252,7 +253,7 @@ def test_a_full_disk_is_an_error_and_nothing_of_it_is_found(path: Path, room: in
 
 def test_a_full_disk_does_not_take_hits_away(path: Path) -> None:
     files = FaultyFiles()
-    level = DiskLevel(path, LEAST_BYTES, files=files)
+    level = DiskLevel(path, LEAST_DISK_BYTES, files=files)
     for start in range(0, 1_200, 100):
         level.put_many(keys_of(range(start, start + 100)), rows_of(range(start, start + 100)))
     files.room_bytes = 0
@@ -332,7 +333,7 @@ def test_reading_only_makes_no_file(path: Path) -> None:
 
 
 def test_threads_never_get_a_wrong_row(path: Path) -> None:
-    level = DiskLevel(path, LEAST_BYTES)  # the ring goes round and round
+    level = DiskLevel(path, LEAST_DISK_BYTES)  # the ring goes round and round
     numbers = range(2_000)
     keys, rows = keys_of(numbers), rows_of(numbers)
     problems: list[str] = []

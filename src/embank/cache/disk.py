@@ -23,6 +23,7 @@ import numpy as np
 from embank.cache.codec import Rows
 from embank.cache.diskfile import WAYS, CacheFile, Found, Geometry, Positions, stride
 from embank.cache.keys import Keys
+from embank.cache.settings import LEAST_DISK_BYTES
 from embank.cache.stats import SecondStats
 from embank.errors import InvalidInput
 from embank.system.files import Files
@@ -31,7 +32,6 @@ from embank.system.size import Size
 
 _log = get_logger(__name__)
 
-LEAST_BYTES = 1 << 20
 _PIECE_ROWS = 1_024
 _PIECE_BYTES = 1 << 20
 
@@ -48,8 +48,8 @@ class DiskLevel:
         self, path: str | Path, limit: str | int | Size = "1GB", *, read_only: bool = False, files: Files | None = None
     ) -> None:
         limit_bytes = Size(limit).count_bytes
-        if limit_bytes is None or limit_bytes < LEAST_BYTES:
-            raise InvalidInput(f"a cache on disk needs a limit in bytes, {LEAST_BYTES} at least, not {limit}")
+        if limit_bytes is None or limit_bytes < LEAST_DISK_BYTES:
+            raise InvalidInput(f"a cache on disk needs a limit in bytes, {LEAST_DISK_BYTES} at least, not {limit}")
         self.path = Path(path)
         self._file = CacheFile(self.path, limit_bytes, files=files or Files(), read_only=read_only)
         self._lock = threading.Lock()

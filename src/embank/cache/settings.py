@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from embank.config import Section, Size
+
+LEAST_DISK_BYTES = 1 << 20
 
 
 class Settings(Section):
@@ -28,4 +30,14 @@ class Settings(Section):
     )
     disk: bool = Field(default=False, description="keep embeddings on disk, too, so that they survive a restart")
     disk_limit: Size = Field(default=Size("1GB"), description="the most that the embeddings on disk take")
+    results: bool = Field(
+        default=True, description="keep answers to searches until their collection changes, so that they are found once"
+    )
     results_limit: Size = Field(default=Size("8MB"), description="the most that answers to searches take in memory")
+
+    @field_validator("disk_limit")
+    @classmethod
+    def _enough_disk(cls, value: Size) -> Size:
+        if value.count_bytes is None or value.count_bytes < LEAST_DISK_BYTES:
+            raise ValueError(f"{value} is no number of bytes, {LEAST_DISK_BYTES} at least")
+        return value

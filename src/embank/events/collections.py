@@ -132,9 +132,10 @@ class CollectionReduced(Event):
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswered(Event):
-    """A search gave its hits."""
+    """A search gave its hits; `cached`: those that were found before, since when nothing changed."""
 
     collection: str
     mode: str
     hits: int
     seconds: float
+    cached: bool = False

@@ -14,6 +14,7 @@ from embank.events.kinds import SearchAnswered
 from embank.events.stream import Stream
 from embank.records import Hit
 from embank.search.fuse import Fused, candidates, fuse
+from embank.search.results import Results
 from embank.search.settings import Mode, Settings
 from embank.store.collection import StoredCollection
 from embank.store.index.protocol import Float32
@@ -41,7 +42,8 @@ class Searcher:
     """Searches one collection. Thread-safe.
 
     `model_for` gives the model of a collection's vectors; it is called only when a text must be embedded. `narrow`
-    makes of a query's vector one that the collection's can be compared with, where theirs were reduced.
+    makes of a query's vector one that the collection's can be compared with, where theirs were reduced. `results` keeps
+    answers for as long as they are right, where there is one.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Searcher:
         model_for: Callable[[CollectionInfo], Model | None],
         *,
         narrow: Callable[[Float32, CollectionInfo], Float32],
+        results: Results | None,
         settings: Settings,
         stream: Stream,
         clock: Clock,
@@ -57,6 +60,7 @@ class Searcher:
         self._collection = collection
         self._model_for = model_for
         self._narrow = narrow
+        self._results = results
         self._settings = settings
         self._stream = stream
         self._clock = clock
@@ -76,22 +80,34 @@ class Searcher:
         """
         started = self._clock.monotonic()
         query = _checked(text, vector, k, mode or self._settings.mode, where)
+        info = self._collection.info()
+        key = None
+        if self._results is not None and info is not None:
+            key = self._results.key(query, info, self._settings)
+            kept = self._results.find(key, info)
+            if kept is not None:
+                self._answered(query.mode, kept, started, cached=True)
+                return kept
         while True:
-            info = self._collection.info()
             asked = query
             if info is not None and query.mode != "lexical" and query.vector is None:
                 asked = self._embedded(query, info)
             with self._collection.snapshot(where=where, lexical=asked.mode != "dense") as snapshot:
                 if asked is not query and info is not None and snapshot.info.fingerprint != info.fingerprint:
-                    continue  # it was re-embedded in between: the query's vector is of the model before
+                    # It was re-embedded in between: the query's vector is of the model before.
+                    info = self._collection.info()
+                    continue
                 asked = self._narrowed(asked, snapshot.info)
                 hits = self._answer(asked, snapshot)
+                if self._results is not None and not snapshot.degraded:
+                    self._results.keep(key, snapshot.info, hits, self._clock.monotonic() - started)
             break
-        seconds = self._clock.monotonic() - started
-        self._stream.publish(
-            SearchAnswered(collection=self._collection.name, mode=asked.mode, hits=len(hits), seconds=seconds)
-        )
+        self._answered(asked.mode, hits, started, cached=False)
         return hits
+
+    def _answered(self, mode: Mode, hits: list[Hit], started: float, *, cached: bool) -> None:
+        name, seconds = self._collection.name, self._clock.monotonic() - started
+        self._stream.publish(SearchAnswered(collection=name, mode=mode, hits=len(hits), seconds=seconds, cached=cached))
 
     def _embedded(self, query: Query, info: CollectionInfo) -> Query:
         if info.fingerprint is None:  # nothing with vectors in it yet

@@ -1,0 +1,99 @@
+"""Answers that were given before, for as long as nothing changed in the collection.
+
+An answer is kept under everything that was asked (collection, words, vector, number of hits, filter, mode, weights) and
+marked with the state of the collection that it was made of: its sequence, which every acknowledged change raises, its
+generation and its vectors' fingerprint. Whoever asks reads the state first, so what comes from here is what a search
+would find that begins at that moment; an answer of another state is replaced by the next one in place.
+
+Answers are kept as text, so that what is handed out is the caller's own. A degraded answer is not kept, nor one to a
+filter that can't be written down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sys
+from typing import TYPE_CHECKING
+
+from embank.cache.weighed import WeighedCache, WeighedStats
+from embank.records import Hit
+
+if TYPE_CHECKING:
+    from embank.events.stream import Stream
+    from embank.memory.governor import Governor
+    from embank.search.searcher import Query
+    from embank.search.settings import Settings
+    from embank.store.protocol import CollectionInfo
+    from embank.system.clock import Clock
+
+
+class Results:
+    """Those of one bank. Thread-safe. `limit_bytes` bounds what it holds."""
+
+    def __init__(
+        self,
+        limit_bytes: int,
+        *,
+        governor: Governor | None = None,
+        clock: Clock | None = None,
+        stream: Stream | None = None,
+    ) -> None:
+        self._kept: WeighedCache[bytes] = WeighedCache(
+            "search results", limit_bytes, governor=governor, clock=clock, stream=stream
+        )
+        self._secret = secrets.token_bytes(32)
+
+    def key(self, query: Query, info: CollectionInfo, settings: Settings) -> bytes | None:
+        """What an answer is kept under; `None` where it can't be kept."""
+        asked = (
+            info.name,
+            query.text,
+            query.k,
+            query.mode,
+            None if query.where is None else dict(query.where),
+            settings.dense_weight,
+            settings.candidates,
+        )
+        try:
+            written = json.dumps(asked, sort_keys=True).encode()
+        except (TypeError, ValueError, RecursionError):  # a filter that holds what is not JSON
+            return None
+        hasher = hashlib.blake2b(written, digest_size=16, key=self._secret)
+        if query.vector is not None:
+            hasher.update(b"\0")  # which JSON never holds
+            hasher.update(query.vector.tobytes())
+        return hasher.digest()
+
+    def find(self, key: bytes | None, info: CollectionInfo) -> list[Hit] | None:
+        """The answer of that state of the collection, where it is kept."""
+        kept = None if key is None else self._kept.get(key, _mark(info))
+        return None if kept is None else [Hit(*fields) for fields in json.loads(kept)]
+
+    def keep(self, key: bytes | None, info: CollectionInfo, hits: list[Hit], seconds: float) -> None:
+        """Keep an answer of that state, which took so long; not one that is degraded."""
+        if key is None:
+            return
+        content = json.dumps([_fields(hit) for hit in hits]).encode()
+        self._kept.put(key, content, sys.getsizeof(content), mark=_mark(info), seconds=seconds)
+
+    def clear(self) -> int:
+        """Forget all answers; the bytes freed."""
+        return self._kept.clear()
+
+    def stats(self) -> WeighedStats:
+        """Counters, bytes and ages, as of now."""
+        return self._kept.stats()
+
+    def close(self) -> None:
+        """Give everything back and leave the governor."""
+        self._kept.close()
+
+
+def _mark(info: CollectionInfo) -> bytes:
+    return f"{info.created!r} {info.generation} {info.sequence} {info.fingerprint}".encode()
+
+
+def _fields(hit: Hit) -> tuple[object, ...]:
+    return hit.id, hit.score, hit.text, dict(hit.metadata), hit.chunk, hit.start, hit.end, dict(hit.scores)
