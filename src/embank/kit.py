@@ -65,7 +65,7 @@ class Kit:
 
     def window_bytes(self, texts: Sequence[str]) -> int:
         """Bytes that embedding and writing passages holds beside the model's own."""
-        # The vectors as they come, on their way through the cache (twice) and as they are stored, and the text once more
+        # The vectors as they come, twice on their way through the cache, and as they are stored; and the text once more
         # as passages.
         return len(texts) * self.space.dimension * 14 + sum(map(len, texts))
 
