@@ -29,16 +29,24 @@ DISK_FILE = Path("cache") / "embeddings"
 
 @dataclass(frozen=True, slots=True)
 class CachesSnapshot:
-    """All of them at one moment; `None` where one is turned off."""
+    """All of them at one moment; `None` where one is turned off. `embeddings.second` is the one on disk."""
 
     embeddings: CacheStats | None
     results: WeighedStats | None
+    disk_limit_bytes: int | None
+
+    @property
+    def disk_bytes(self) -> int:
+        """What is taken on disk."""
+        second = None if self.embeddings is None else self.embeddings.second
+        return 0 if second is None else second.bytes
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "embeddings": None if self.embeddings is None else self.embeddings.as_dict(),
             "results": None if self.results is None else self.results.as_dict(),
+            "disk_limit_bytes": self.disk_limit_bytes,
         }
 
 
@@ -49,8 +57,9 @@ class Caches:
         self, settings: Settings, root: Path, *, read_only: bool, governor: Governor, stream: Stream, clock: Clock
     ) -> None:
         self._embeddings: EmbeddingCache | None = None
+        self._disk: DiskLevel | None = None
         if settings.enabled:
-            disk = _disk(settings, root / DISK_FILE, read_only=read_only) if settings.disk else None
+            self._disk = disk = _disk(settings, root / DISK_FILE, read_only=read_only) if settings.disk else None
             self._embeddings = EmbeddingCache(
                 settings.limit,
                 policy=settings.policy,
@@ -79,6 +88,7 @@ class Caches:
         return CachesSnapshot(
             None if self._embeddings is None else self._embeddings.stats(),
             None if self.results is None else self.results.stats(),
+            None if self._disk is None else self._disk.limit_bytes,
         )
 
     def clear(self) -> int:

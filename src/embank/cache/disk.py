@@ -63,6 +63,11 @@ class DiskLevel:
         return self._file.geometry.secret
 
     @property
+    def limit_bytes(self) -> int:
+        """The most that the file takes."""
+        return self._file.geometry.limit_bytes
+
+    @property
     def writable(self) -> bool:
         """Whether this process keeps anything; no where another one does."""
         return self._file.writable

@@ -15,6 +15,7 @@ from embank.registry import nearest
 
 if TYPE_CHECKING:
     from embank.bank import Collection
+    from embank.caches import CachesSnapshot
     from embank.cli.options import Invocation
     from embank.events.stream import Stream
     from embank.memory.governor import MemorySnapshot
@@ -35,6 +36,10 @@ class OpenBank(Protocol):
     def collections(self) -> list[CollectionInfo]: ...
 
     def memory(self) -> MemorySnapshot: ...
+
+    def cache(self) -> CachesSnapshot: ...
+
+    def clear_cache(self) -> int: ...
 
     def warm(self) -> None: ...
 

@@ -13,6 +13,7 @@ from typer.exceptions import Abort, Exit
 
 from embank.cli import (
     bench_models,
+    cache,
     config,
     demo,
     documents,
@@ -149,6 +150,7 @@ app.command("list", rich_help_panel=_READ)(documents.list_)
 app.command("count", rich_help_panel=_READ)(stats.count)
 app.command("stats", rich_help_panel=_READ)(stats.stats)
 app.command("memory", rich_help_panel=_READ)(memory.memory)
+app.command("cache", rich_help_panel=_READ)(cache.cache)
 
 _models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
 _models.command("list")(models.list_)
