@@ -178,6 +178,16 @@ def test_a_reader_beside_the_writer_finds_what_that_wrote_and_writes_nothing(tmp
         assert disk(writer).entries == len(TEXTS)
 
 
+def test_clearing_removes_what_a_cache_on_disk_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "bank"
+    with opened(path, Counted(), DISK) as bank:
+        bank.collection().add(TEXTS)
+    with opened(path, Counted()) as bank:
+        bank.clear_cache()
+        assert not (path / DISK_FILE).exists()
+        bank.clear_cache()
+
+
 def test_a_reader_makes_no_file(tmp_path: Path) -> None:
     path = tmp_path / "bank"
     with opened(path, Counted()) as writer:

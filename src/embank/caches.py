@@ -56,10 +56,12 @@ class Caches:
     def __init__(
         self, settings: Settings, root: Path, *, read_only: bool, governor: Governor, stream: Stream, clock: Clock
     ) -> None:
+        self._path = root / DISK_FILE
+        self._read_only = read_only
         self._embeddings: EmbeddingCache | None = None
         self._disk: DiskLevel | None = None
         if settings.enabled:
-            self._disk = disk = _disk(settings, root / DISK_FILE, read_only=read_only) if settings.disk else None
+            self._disk = disk = _disk(settings, self._path, read_only=read_only) if settings.disk else None
             self._embeddings = EmbeddingCache(
                 settings.limit,
                 policy=settings.policy,
@@ -92,7 +94,12 @@ class Caches:
         )
 
     def clear(self) -> int:
-        """Empty all of them, the one on disk as well; the bytes of memory freed."""
+        """Empty all of them, the one on disk as well; the bytes of memory freed.
+
+        Where the one on disk is turned off, what it left behind is removed, unless the bank is only read here.
+        """
+        if self._disk is None and not self._read_only:
+            self._path.unlink(missing_ok=True)
         freed_bytes = 0 if self._embeddings is None else self._embeddings.clear()
         return freed_bytes + (0 if self.results is None else self.results.clear())
 

@@ -237,6 +237,8 @@ class CacheFile:
 
     def _read_each(self, into: npt.NDArray[np.uint8], offsets: list[int]) -> None:
         """Fill each row of `into` from its offset; behind the end of the file it stays as it is."""
-        descriptor, read = self._descriptor, os.preadv
+        # Not os.preadv: not every system has it.
+        descriptor, size, read, view = self._descriptor, into.shape[1], os.pread, np.frombuffer
         for row, offset in zip(into, offsets, strict=True):
-            read(descriptor, (row,), offset)
+            content = read(descriptor, size, offset)
+            row[: len(content)] = view(content, np.uint8)
