@@ -148,6 +148,25 @@ def test_errors_are_not_kept_and_come_again(bank: Bank) -> None:
     assert stats(bank).entries == 0
 
 
+def test_a_filter_that_is_none_is_refused_though_one_that_looks_like_it_was_answered(bank: Bank) -> None:
+    notes = bank.collection("notes")
+    bad: Any = {1: 2024}
+    assert notes.search("rivers", where={"1": 2024}) == []
+    with pytest.raises(InvalidInput):
+        notes.search("rivers", where=bad)
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, True), (1, 1.5), (1, "1"), (None, "None")])
+def test_filters_of_other_types_are_other_questions(bank: Bank, one: object, other: object) -> None:
+    notes = bank.collection("notes")
+    notes.add(
+        [{"id": "one", "text": "x", "metadata": {"v": one}}, {"id": "other", "text": "x", "metadata": {"v": other}}]
+    )
+    for _ in range(2):
+        assert [hit.id for hit in notes.search("x", where={"v": one})] == ["one"]
+        assert [hit.id for hit in notes.search("x", where={"v": other})] == ["other"]
+
+
 def test_no_answer_is_one_too(bank: Bank) -> None:
     notes = bank.collection("notes")
     for _ in range(2):

@@ -91,8 +91,7 @@ class DiskLevel:
                 return
             if not self._file.geometry.buckets:
                 self._file.lay_out(rows.shape[1])
-            for some in _pieces(len(keys), rows.shape[1], self._file.geometry.ring_bytes // 8):
-                self._put(keys[some], rows[some])
+            self._append(keys, rows)
 
     def recent(self, row_bytes: int, most: int) -> Iterator[tuple[Keys, Rows]]:
         """Up to `most` entries, those written or found again last first, in blocks."""
@@ -136,26 +135,38 @@ class DiskLevel:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _get(self, geometry: Geometry, keys: Keys, row_bytes: int) -> tuple[Rows, Found]:
-        entries = self._file.buckets(geometry.bucket_of(keys))
-        same = (entries["key"] == keys[:, np.newaxis]).all(axis=2) & (entries["position"] > 0)
-        known = same.any(axis=1).nonzero()[0]
-        positions: Positions = entries["position"][known, same[known].argmax(axis=1)]
+        positions = self._positions(geometry, keys)
+        known = positions.nonzero()[0]
         rows, found = np.zeros((len(keys), row_bytes), np.uint8), np.zeros(len(keys), bool)
-        of, there, fine = self._file.records(geometry, positions, row_bytes)
+        of, there, fine = self._file.records(geometry, positions[known], row_bytes)
         fine &= (of == keys[known]).all(axis=1)
-        rows[known[fine]], found[known[fine]] = there[fine], True
+        right, wrong = known[fine], known[~fine]
+        rows[right], found[right] = there[fine], True
         if self.writable:
-            if not fine.all():
-                self._drop(keys[known[~fine]], positions[~fine])
-            old = positions[fine] < np.uint64(max(geometry.head - geometry.ring_bytes // 2, 0))
-            if old.any():
-                self._move_up(keys[known[fine][old]], there[fine][old])
+            if len(wrong):
+                self._drop(keys[wrong], positions[wrong])
+            old = right[positions[right] < np.uint64(max(geometry.head - geometry.ring_bytes // 2, 0))]
+            if len(old):
+                self._move_up(keys[old], rows[old], positions[old])
         return rows, found
 
-    def _move_up(self, keys: Keys, rows: Rows) -> None:
-        last = np.unique(keys[:, 0], return_index=True)[1]  # asked for twice in one call, written once
+    def _positions(self, geometry: Geometry, keys: Keys) -> Positions:
+        """Where the index says that the keys' records are; 0 for those it does not have."""
+        entries = self._file.buckets(geometry.bucket_of(keys))
+        same = (entries["key"] == keys[:, np.newaxis]).all(axis=2)
+        positions: Positions = np.where(same, entries["position"], np.uint64(0)).max(axis=1)
+        return positions
+
+    def _move_up(self, keys: Keys, rows: Rows, positions: Positions) -> None:
+        """Write rows again at the front, unless they were cleared or put anew meanwhile."""
         try:
-            self.put_many(keys[last], rows[last])
+            with self._lock:
+                if self._closed.is_set() or not self._file.geometry.buckets:
+                    return
+                still = (self._positions(self._file.geometry, keys) == positions).nonzero()[0]
+                # Asked for twice in one call, written once.
+                once = still[np.unique(positions[still], return_index=True)[1]]
+                self._append(keys[once], rows[once])
         except OSError:
             # They were found, which is what counts.
             with self._counting:
@@ -173,6 +184,10 @@ class DiskLevel:
                 entry = entries[bucket]
                 entry[(entry["key"] == key).all(axis=1) & (entry["position"] == position)] = np.zeros((), entry.dtype)
             self._file.write_buckets(numbers, entries)
+
+    def _append(self, keys: Keys, rows: Rows) -> None:
+        for some in _pieces(len(keys), rows.shape[1], self._file.geometry.ring_bytes // 8):
+            self._put(keys[some], rows[some])
 
     def _put(self, keys: Keys, rows: Rows) -> None:
         """First the records, then the index that leads to them, then the mark: what ends early is not found."""

@@ -5,8 +5,7 @@ marked with the state of the collection that it was made of: its sequence, which
 generation and its vectors' fingerprint. Whoever asks reads the state first, so what comes from here is what a search
 would find that begins at that moment; an answer of another state is replaced by the next one in place.
 
-Answers are kept as text, so that what is handed out is the caller's own. A degraded answer is not kept, nor one to a
-filter that can't be written down.
+Answers are kept as text, so that what is handed out is the caller's own. A degraded answer is not kept.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from embank.cache.weighed import WeighedCache, WeighedStats
 from embank.records import Hit
+from embank.store.where import compile_where
 
 if TYPE_CHECKING:
     from embank.events.stream import Stream
@@ -45,36 +45,23 @@ class Results:
         )
         self._secret = secrets.token_bytes(32)
 
-    def key(self, query: Query, info: CollectionInfo, settings: Settings) -> bytes | None:
-        """What an answer is kept under; `None` where it can't be kept."""
-        asked = (
-            info.name,
-            query.text,
-            query.k,
-            query.mode,
-            None if query.where is None else dict(query.where),
-            settings.dense_weight,
-            settings.candidates,
-        )
-        try:
-            written = json.dumps(asked, sort_keys=True).encode()
-        except (TypeError, ValueError, RecursionError):  # a filter that holds what is not JSON
-            return None
-        hasher = hashlib.blake2b(written, digest_size=16, key=self._secret)
+    def key(self, query: Query, info: CollectionInfo, settings: Settings) -> bytes:
+        """What an answer is kept under. Raises `InvalidInput` for a filter that is none."""
+        where = None if query.where is None else compile_where(query.where)
+        asked = (info.name, query.text, query.k, query.mode, where, settings.dense_weight, settings.candidates)
+        hasher = hashlib.blake2b(ascii(asked).encode(), digest_size=16, key=self._secret)
         if query.vector is not None:
-            hasher.update(b"\0")  # which JSON never holds
+            hasher.update(b"\0")  # which stands in no text above
             hasher.update(query.vector.tobytes())
         return hasher.digest()
 
-    def find(self, key: bytes | None, info: CollectionInfo) -> list[Hit] | None:
+    def find(self, key: bytes, info: CollectionInfo) -> list[Hit] | None:
         """The answer of that state of the collection, where it is kept."""
-        kept = None if key is None else self._kept.get(key, _mark(info))
+        kept = self._kept.get(key, _mark(info))
         return None if kept is None else [Hit(*fields) for fields in json.loads(kept)]
 
-    def keep(self, key: bytes | None, info: CollectionInfo, hits: list[Hit], seconds: float) -> None:
+    def keep(self, key: bytes, info: CollectionInfo, hits: list[Hit], seconds: float) -> None:
         """Keep an answer of that state, which took so long; not one that is degraded."""
-        if key is None:
-            return
         content = json.dumps([_fields(hit) for hit in hits]).encode()
         self._kept.put(key, content, sys.getsizeof(content), mark=_mark(info), seconds=seconds)
 

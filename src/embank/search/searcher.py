@@ -99,7 +99,7 @@ class Searcher:
                     continue
                 asked = self._narrowed(asked, snapshot.info)
                 hits = self._answer(asked, snapshot)
-                if self._results is not None and not snapshot.degraded:
+                if self._results is not None and key is not None and not snapshot.degraded:
                     self._results.keep(key, snapshot.info, hits, self._clock.monotonic() - started)
             break
         self._answered(asked.mode, hits, started, cached=False)
