@@ -4,7 +4,8 @@ A list of least recent use over a fixed sample of all keys, with the same part o
 whole one (Waldspurger et al., SHARDS, FAST 2015). Keys differ in how often they are asked for, so that a sample has a
 little more or less of the traffic than its part: as in SHARDS-adj, the difference is counted as hits, since it is the
 few very frequent keys that make it. One key in 64 is sampled where entries are of 800 bytes, more where they are wider
-and less where they are narrower, so that the list takes a 256th of the limit. Not thread-safe.
+and less where they are narrower, so that the list takes a 256th of the limit. In a cache of a few megabytes that is a
+small sample: its rate is then off by some points. Not thread-safe.
 """
 
 from __future__ import annotations
