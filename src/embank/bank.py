@@ -6,16 +6,14 @@ a local bank.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import numpy as np
-
-from embank.engine import USER_SPACE, Engine, Target, load_config
+from embank.engine import Engine, Target, load_config
 from embank.errors import DocumentNotFound, InvalidInput
+from embank.given import DocumentLike, document, own_vectors, user_space
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
 from embank.records import Document, Hit
 from embank.reduce.reducer import Reducer
@@ -23,7 +21,7 @@ from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.search.settings import Mode
 from embank.source.protocol import Source
 from embank.store.collection import StoredCollection
-from embank.store.protocol import CollectionInfo, Float32, Reembedding, Space, StoredDocument
+from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 
 if TYPE_CHECKING:
     from embank.caches import CachesSnapshot
@@ -34,9 +32,6 @@ if TYPE_CHECKING:
     from embank.memory.creep.report import CreepReport
     from embank.memory.governor import MemorySnapshot
     from embank.store.audit import AuditRow
-
-DocumentLike = Document | Mapping[str, Any] | str
-"""A `Document`; a mapping with `text` and optionally `id` and `metadata`; or a text, known by the hash of itself."""
 
 Where = Mapping[str, Any]
 
@@ -143,15 +138,15 @@ class LocalCollection:
         if isinstance(documents, str | bytes | Mapping | Document):
             raise InvalidInput("documents must be a list or another iterable of documents, not a single one")
         if vectors is not None:
-            listed = [_document(each) for each in documents]
-            rows = _own_vectors(vectors, len(listed))
-            own = _user_space(space, rows.shape[1])
+            listed = [document(each) for each in documents]
+            rows = own_vectors(vectors, len(listed))
+            own = user_space(space, rows.shape[1])
             kept, narrow = self._engine.fitted.narrowing(self._stored.info(), own)
             return add_vectors(self._stored, listed, rows, space=kept, narrow=narrow)
         pipeline = self._engine.pipeline(self._stored, on_progress=on_progress, on_commit=on_commit)
         if isinstance(documents, Sequence):
-            return pipeline.add([_document(each) for each in documents])
-        return pipeline.add(_document(each) for each in documents)
+            return pipeline.add([document(each) for each in documents])
+        return pipeline.add(document(each) for each in documents)
 
     def index(
         self,
@@ -300,6 +295,7 @@ class Bank:
     def track(self, kind: str) -> Operation:
         """A mark for operations of your own, as a context manager or decorator, so that their creep is told, too."""
         return self._engine.creep.track(kind)
+
     def cache(self) -> CachesSnapshot:
         """What the caches hold, and how often they were right, as of now."""
         return self._engine.caches.snapshot()
@@ -361,47 +357,3 @@ def open_bank(
     settings = config or load_config({key: value for key, value in given.items() if value is not None})
     own = None if isinstance(model, str) else model
     return Bank(Engine(Path(path), config=settings, read_only=read_only, own_process=own_process, model=own))
-
-
-def _document(given: DocumentLike) -> Document:
-    if isinstance(given, Document):
-        return given
-    if isinstance(given, str):
-        return Document(_content_id(given), given)
-    if not isinstance(given, Mapping):
-        raise InvalidInput(f"a document must be a mapping, a Document or a string, not {type(given).__name__}")
-    unknown = set(given) - {"id", "text", "metadata"}
-    if unknown:
-        raise InvalidInput(
-            f"a document has the keys id, text and metadata, not {', '.join(sorted(map(str, unknown)))}: "
-            f"put further values into metadata"
-        )
-    text = given.get("text", "")
-    name: Any = given.get("id")
-    return Document(_content_id(text) if name is None else name, text, given.get("metadata") or {})
-
-
-def _content_id(text: object) -> str:
-    if not isinstance(text, str):
-        raise InvalidInput(f"a document's text must be a string, not {type(text).__name__}")
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _own_vectors(vectors: object, count: int) -> Float32:
-    try:
-        rows = np.asarray(vectors, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"vectors must be rows of numbers of one length: {error}") from error
-    if rows.ndim != 2 or len(rows) != count or (count and not rows.shape[1]):
-        raise InvalidInput(f"vectors must have one row for each of the {count} documents, not the shape {rows.shape}")
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
-    if len(bad):
-        raise InvalidInput(f"vectors[{bad[0]}] holds a value that is not finite, or only zeros")
-    return np.asarray(rows / lengths, np.float32)
-
-
-def _user_space(name: str, dimension: int) -> Space:
-    if not name or ":" in name or not name.isprintable():
-        raise InvalidInput(f"{name!r} can't name a space of vectors: use printable characters, no colon")
-    return Space(f"{USER_SPACE}{name}:{dimension}", dimension, None)

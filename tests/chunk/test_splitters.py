@@ -223,7 +223,7 @@ def test_every_text(text: str, count: Count, max_tokens: int, overlap: int) -> N
     assert chunks == Splitter(count, max_tokens=max_tokens, overlap_tokens=overlap).split(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=TEXTS, max_tokens=st.integers(8, 40), overlap=st.integers(0, 4))
 def test_every_text_as_minilm_counts(minilm: Count, text: str, max_tokens: int, overlap: int) -> None:
     check(text, Splitter(minilm, max_tokens=max_tokens, overlap_tokens=overlap).split(text), minilm, max_tokens)

@@ -86,7 +86,7 @@ def test_only_an_empty_text_and_one_with_a_mark_or_a_special_token_is_not_cut(ma
     assert make().ids([""]) == [None]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts=st.lists(st.text(max_size=40) | st.text(st.sampled_from("aeist 0▁\n.日é"), max_size=40), max_size=8))
 def test_ids_of_any_texts_are_those_of_the_whole(texts: list[str], library: Tokenizer, small: Fragments | None) -> None:
     assert small is not None

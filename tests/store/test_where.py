@@ -93,7 +93,7 @@ def equal(key: str, wanted: object, metadata: Mapping[str, Any]) -> bool:
     return key in metadata and kind(metadata[key]) == kind(wanted) and metadata[key] == wanted
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(FILTERS, METADATA)
 def test_agrees_with_plain_python(where: dict[str, Any], metadata: dict[str, Any]) -> None:
     assert in_sql(where, metadata) == in_python(where, metadata)
