@@ -22,6 +22,7 @@ ON: dict[str, Any] = {
     "embed.threads": 2,
     "recovery.every_calls": 1,
     "recovery.least_interval_s": 0,
+    "cache.disk": True,
 }
 """Everything is on, and what acts now and then acts at once."""
 
@@ -115,6 +116,28 @@ def tracked(bank: Bank, _: list[Event]) -> bool:
     return bank.creep().operations > 0
 
 
+def remembered(bank: Bank, _: list[Event]) -> bool:
+    """An embedding was not computed again."""
+    known = bank.cache().embeddings
+    return known is not None and known.hits > 0
+
+
+def kept_on_disk(bank: Bank, _: list[Event]) -> bool:
+    known = bank.cache().embeddings
+    return known is not None and known.second is not None and known.second.entries > 0
+
+
+def answered_again(bank: Bank, _: list[Event]) -> bool:
+    """An answer was not looked for again."""
+    results = bank.cache().results
+    return results is not None and results.hits > 0
+
+
+def scan_resistant(bank: Bank, _: list[Event]) -> bool:
+    known = bank.cache().embeddings
+    return known is not None and known.policy == "s3fifo"
+
+
 FLAGS: dict[str, tuple[dict[str, Any], Callable[[Bank, list[Event]], bool]]] = {
     "recovery": ({"recovery.enabled": False}, recovered),
     "limits": ({"memory.enabled": False}, limited),
@@ -122,6 +145,9 @@ FLAGS: dict[str, tuple[dict[str, Any], Callable[[Bank, list[Event]], bool]]] = {
     "batching": ({"embed.batching": False}, batched),
     "monitoring": ({"memory.monitor": False}, monitored),
     "creep": ({"creep.enabled": False}, tracked),
+    "results": ({"cache.results": False}, answered_again),
+    "disk": ({"cache.disk": False}, kept_on_disk),
+    "admission": ({"cache.policy": "lru"}, scan_resistant),
 }
 
 
@@ -136,8 +162,16 @@ def test_the_flows_pass_with_each_turned_off(name: str, room: Room) -> None:
 
 def test_the_flows_pass_with_all_on(room: Room) -> None:
     with flow(room) as (bank, events):
+        assert remembered(bank, events)
         for name, (_, at_work) in FLAGS.items():
             assert at_work(bank, events), name
+
+
+def test_the_flows_pass_without_the_embedding_cache(room: Room) -> None:
+    with flow(room, **{"cache.enabled": False}) as (bank, events):  # and so without its level on disk
+        assert not remembered(bank, events)
+        assert not kept_on_disk(bank, events)
+        assert answered_again(bank, events)
 
 
 def test_the_flows_pass_with_all_off(room: Room) -> None:
