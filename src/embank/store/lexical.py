@@ -26,6 +26,10 @@ MAX_QUERY_CHARACTERS = 20_000
 WRITER_RESIDENT_BYTES = 20_000_000
 """What a writer with a heap of 15 MB was measured to hold (18-24 MB)."""
 
+RENEWED_AFTER = 32
+"""Commits after which the index is opened anew. tantivy (up to 0.26) keeps an entry for every file that it ever mapped,
+some 1.5 KB a commit, until its directory is closed; opening takes 2-4 ms, a commit 5 ms and more."""
+
 _LONGEST_WORD = 64
 _ANALYZER = "embank_english_1"
 
@@ -47,6 +51,7 @@ class LexicalIndex:
         import tantivy
 
         self._tantivy = tantivy
+        self._path = path
         self._writer_bytes = writer_bytes
         builder = tantivy.SchemaBuilder()
         builder.add_text_field("text", stored=False, tokenizer_name=_ANALYZER, index_option="freq")
@@ -55,10 +60,6 @@ class LexicalIndex:
         builder.add_text_field("kind", stored=False, tokenizer_name="raw", index_option="basic")
         builder.add_text_field("mark", stored=True, tokenizer_name="raw", index_option="basic")
         self._schema = builder.build()
-        if path is None:
-            self._index = tantivy.Index(self._schema)
-        else:
-            self._index = tantivy.Index(self._schema, str(path), reuse=True)
         words = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
         for each in (
             tantivy.Filter.remove_long(_LONGEST_WORD),
@@ -68,10 +69,11 @@ class LexicalIndex:
         ):
             words = words.filter(each)
         self._analyzer = words.build()
-        self._index.register_tokenizer(_ANALYZER, self._analyzer)
-        self._index.config_reader("manual")
-        self._index.reload()
         self._writer: tantivy.IndexWriter | None = None
+        self._commits = 0
+        """Seen since the index was opened."""
+        self._seen = self._last_commit()
+        self._open()
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -87,6 +89,7 @@ class LexicalIndex:
 
     def apply(self, *, removed: Iterable[int], added: Iterable[tuple[int, str]], mark: Mark) -> int:
         """Remove and add passages and record `mark`, in one commit; return the number added."""
+        self._renew_if_due()
         if self._writer is None:
             self._writer = self._index.writer(self._writer_bytes, 1)
         writer, count = self._writer, 0
@@ -105,6 +108,7 @@ class LexicalIndex:
         writer.add_document(document)
         writer.commit()
         self._index.reload()
+        self._commits += 1
         return count
 
     def close_writer(self) -> None:
@@ -115,11 +119,40 @@ class LexicalIndex:
 
     def reload(self) -> None:
         """See what another process has committed."""
+        seen = self._last_commit()
+        if seen is not None and seen != self._seen:
+            self._seen = seen
+            self._commits += 1
+            self._renew_if_due()
         self._index.reload()
 
     def searcher(self) -> LexicalSearcher:
         """An immutable picture of the last commit seen."""
         return LexicalSearcher(self._tantivy, self._schema, self._analyzer, self._index.searcher())
+
+    def _open(self) -> None:
+        path = None if self._path is None else str(self._path)
+        self._index = self._tantivy.Index(self._schema, path, reuse=True)
+        self._index.register_tokenizer(_ANALYZER, self._analyzer)
+        self._index.config_reader("manual")
+        self._index.reload()
+        self._commits = 0
+
+    def _renew_if_due(self) -> None:
+        """Open an index on disk again that has seen many commits; searchers handed out go on with what they have."""
+        if self._path is not None and self._commits >= RENEWED_AFTER:
+            self.close_writer()
+            self._open()
+
+    def _last_commit(self) -> tuple[int, int] | None:
+        """What tells one commit on disk from the next: each puts a new file in the place of this one."""
+        if self._path is None:
+            return None
+        try:
+            found = (self._path / "meta.json").stat()
+        except FileNotFoundError:  # opening it would create one; the reload says what is wrong
+            return None
+        return found.st_ino, found.st_mtime_ns
 
 
 class LexicalSearcher:

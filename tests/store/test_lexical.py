@@ -1,0 +1,66 @@
+"""What the lexical index holds of memory while it is written and read: a whole process, since tantivy holds it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embank.memory.trim import supported
+
+COMMITS = """
+import ctypes, json, sys
+from pathlib import Path
+from embank.memory import hygiene
+hygiene.apply()
+from embank.store.lexical import LexicalIndex, Mark
+
+class Held(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks mapped _ _2 used free keep".split()]
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Held
+
+def held():
+    found = mallinfo2()
+    return found.used + found.mapped
+
+path, side, commits = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+index = LexicalIndex(path, writer_bytes=15_000_000)
+index.apply(removed=(), added=[(slot, f"word{slot} common") for slot in range(100)], mark=Mark("v", 1, 100))
+reader = LexicalIndex(path, writer_bytes=15_000_000) if side == "reader" else None
+readings = []
+for number in range(commits):
+    slot = 100 + number
+    index.apply(removed=(number,), added=[(slot, f"word{slot} common")], mark=Mark("v", number + 2, slot + 1))
+    looks = index
+    if reader is not None:
+        reader.reload()
+        looks = reader
+    searcher = looks.searcher()
+    found = searcher.search(f"word{slot}", 3, allowed=None, below=slot + 1)
+    assert found.slots.tolist() == [slot], found
+    assert searcher.mark("v").sequence == number + 2
+    assert searcher.documents == 101
+    readings.append(held())
+print(json.dumps(readings))
+"""
+
+
+@pytest.mark.skipif(not supported(), reason=supported().reason)
+@pytest.mark.parametrize("side", ["writer", "reader"])
+def test_commits_do_not_add_to_what_is_held(tmp_path: Path, side: str) -> None:
+    # tantivy keeps the path of each file that it ever opened, several a commit: long ones are seen sooner.
+    path = tmp_path
+    for _ in range(8):
+        path /= "folder" * 30
+    path.mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", COMMITS, str(path), side, "96"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    readings = json.loads(done.stdout)
+    assert min(readings[-32:]) - min(readings[:32]) < 300_000
