@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _sqlite3
+import ctypes
+import gc
 import math
 import threading
 from collections.abc import Iterator
@@ -335,6 +338,23 @@ def test_release_asks_everybody_though_the_host_holds_less_than_when_the_bank_wa
         assert dict(bank.memory().consumers)["lexical writer notes"] > 0
         bank.release()
         assert dict(bank.memory().consumers)["lexical writer notes"] == 0
+
+
+def test_release_gives_the_databases_pages_back_and_it_goes_on(bank: Bank) -> None:
+    library = ctypes.CDLL(_sqlite3.__file__)
+    if not hasattr(library, "sqlite3_memory_used"):
+        pytest.skip("this SQLite can't be asked what it holds")
+    library.sqlite3_memory_used.restype = ctypes.c_int64
+    notes = bank.collection("notes")
+    gc.collect()
+    before = library.sqlite3_memory_used()
+    notes.add([{"id": f"d{number}", "text": f"{number} rivers " * 100} for number in range(1_000)])
+    assert len(notes.list(limit=1_000)) == 1_000
+    assert library.sqlite3_memory_used() > before + 1_000_000
+    bank.release()
+    assert library.sqlite3_memory_used() < before + 200_000
+    notes.delete("d0")
+    assert len(notes.list(limit=1_000)) == 999
 
 
 def test_settings_reach_their_rooms(tmp_path: Path) -> None:

@@ -274,11 +274,13 @@ class Engine:
         )
 
     def release(self) -> int:
-        """Give back what can be earned again: models, writers' heaps, the allocator's hoard. Bytes freed, as measured.
+        """Give back what can be earned again: models, the database's pages, writers' heaps, the allocator's hoard.
 
-        Asked for by a person, so a model goes even if it was used a moment ago, but never from under a call.
+        Returns the bytes freed, as measured. Asked for by a person, so a model goes even if it was used a moment ago,
+        but never from under a call.
         """
         before = self.governor.snapshot()
+        self.store.database.release()
         if self._loader is not None:
             self._loader.unload_all()
             self.recovery.recover_now()
