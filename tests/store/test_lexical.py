@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from embank.memory.trim import supported
+from embank.store import lexical
+from embank.store.lexical import LexicalIndex, Mark
 
 COMMITS = """
 import ctypes, json, sys
@@ -64,3 +66,23 @@ def test_commits_do_not_add_to_what_is_held(tmp_path: Path, side: str) -> None:
     assert done.returncode == 0, done.stderr
     readings = json.loads(done.stdout)
     assert min(readings[-32:]) - min(readings[:32]) < 300_000
+
+
+def test_a_searcher_goes_on_with_its_picture_after_the_index_was_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lexical, "RENEWED_AFTER", 2)
+    index = LexicalIndex(tmp_path, writer_bytes=15_000_000)
+    reader = LexicalIndex(tmp_path, writer_bytes=15_000_000)
+    index.apply(removed=(), added=[(0, "rivers carry silt")], mark=Mark("v", 1, 1))
+    reader.reload()
+    firsts = index.searcher(), reader.searcher()
+    for slot in range(1, 6):
+        index.apply(removed=(slot - 1,), added=[(slot, "rivers run")], mark=Mark("v", slot + 1, slot + 1))
+        reader.reload()
+        for searcher in (index.searcher(), reader.searcher()):
+            assert searcher.search("rivers", 5, allowed=None, below=9).slots.tolist() == [slot]
+            assert searcher.mark("v") == Mark("v", slot + 1, slot + 1)
+    for first in firsts:
+        assert first.search("silt", 5, allowed=None, below=9).slots.tolist() == [0]
+    index.close_writer()
