@@ -14,6 +14,14 @@ PACKAGES = {
     "fastembed": ("fastembed==0.9.1",),
     "infinity": ("torch==2.13.0", "infinity-emb[torch]==0.0.78"),
 }
+"""Engines: what embeds."""
+
+PIPELINES = {
+    "onnxruntime": ("onnxruntime==1.32.0", "tokenizers==0.23.3", "faiss-cpu==1.15.1"),
+    "fastembed-chroma": ("fastembed==0.9.1", "chromadb==1.5.9"),
+    "sentence-transformers-chroma": ("torch==2.13.0", "sentence-transformers==6.2.0", "chromadb==1.5.9"),
+}
+"""Whole pipelines: what embeds, with what keeps and searches the vectors."""
 
 
 def python_of(peer: str) -> Path | None:
@@ -26,7 +34,7 @@ def python_of(peer: str) -> Path | None:
     shutil.rmtree(home, ignore_errors=True)
     venv.create(home, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, *PACKAGES[peer]], capture_output=True, text=True, check=False)
+    done = subprocess.run([*pip, *(PACKAGES | PIPELINES)[peer]], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"{peer} can't be installed: {done.stderr.strip()[-300:]}", file=sys.stderr)
         shutil.rmtree(home)

