@@ -17,7 +17,7 @@ INSTALL := $(PY) requirements/install.py
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 SUITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup setup-full demo test check lint format bench pins clean
+.PHONY: help setup setup-full demo test check lint format bench pins clean proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ test: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## run the tests
 
 check: lint test ## everything that CI runs: lint, format, types, import contracts, tests
 
+proof: $(VENV)/.embank $(VENV)/.models ## what is promised of memory, seen from outside: a soak, and a real container limit
+	@$(PY) -m benchmarks.soak --strict --budget 192MB
+	@$(PY) -m benchmarks.container --strict --only-256
+
 lint: $(VENV)/.embank
 	@echo "lint";             $(BIN)/ruff check --quiet .
 	@echo "format";           $(BIN)/ruff format --quiet --check .
@@ -49,6 +53,7 @@ bench: setup-full ## measure everything against its marks and draw the charts in
 	@$(PY) -m benchmarks.spine --json
 	@$(PY) -m benchmarks.embed --json
 	@$(PY) -m benchmarks.soak --json
+	@$(PY) -m benchmarks.container --json
 	@$(PY) -m benchmarks.overhead --json
 	@$(PY) -m benchmarks.leaks --json
 	@$(PY) -m benchmarks.cache --json

@@ -200,6 +200,7 @@ def main() -> None:
     """All of it, or why not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a mark is missed")
     parser.add_argument("--full", action="store_true", help="also find the least limit for the whole work by Embank")
     parser.add_argument("--only-256", action="store_true", help="leave the least limits out")
     parser.add_argument("--chart", type=Path, help="an SVG file to draw the least limits into (needs matplotlib)")
@@ -229,7 +230,8 @@ def main() -> None:
         "bisection_work": {"passages": FEW, "searches": FEW // 10, "step_mb": STEP_MB},
         "runs": work.log,
     }
-    publish("container", figures, MARKS, detail, as_json=given.json)
+    met = publish("container", figures, MARKS, detail, as_json=given.json)
+    sys.exit(given.strict and not met)
 
 
 if __name__ == "__main__":

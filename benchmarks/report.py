@@ -34,17 +34,24 @@ def publish(
     detail: Mapping[str, Any],
     *,
     as_json: bool,
-) -> None:
-    """Print a table of all figures (`None`: not measured here), then the JSON object if it was asked for."""
+) -> bool:
+    """Print a table of all figures (`None`: not measured here), then the JSON object if it was asked for.
+
+    Returns whether every figure that was measured keeps to its mark.
+    """
     table = Table(title=name)
+    all_met = True
     for column in ("figure", "measured", "mark", ""):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for key, figure in figures.items():
         mark = marks.get(key)
         wanted = "" if mark is None else f"{mark.sense} {mark.value:g}"
-        verdict = "" if mark is None or figure is None else ("met" if mark.met(figure) else "MISSED")
+        met = None if mark is None or figure is None else mark.met(figure)
+        verdict = {None: "", True: "met", False: "MISSED"}[met]
+        all_met &= met is not False
         table.add_row(key, "not measured" if figure is None else f"{figure:,.4g}", wanted, verdict)
     Console().print(table)
     if as_json:
         machine = {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
         print(json.dumps({"benchmark": name, "figures": dict(figures), "detail": dict(detail), "machine": machine}))
+    return all_met

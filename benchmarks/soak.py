@@ -141,6 +141,7 @@ def main() -> None:
     """One budget after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a mark is missed")
     parser.add_argument("--ops", type=int, help=f"operations for each budget; {OPS:,} unless --hours is given")
     parser.add_argument("--hours", type=float, help="an end by time, for each budget")
     parser.add_argument("--budget", default=BUDGETS, help=f"budgets, with commas between them; {BUDGETS} by default")
@@ -166,7 +167,8 @@ def main() -> None:
     if given.chart is not None:
         chart(runs, corpus, given.chart)
     detail = {"corpus": corpus, "runs": {budget: detail_of(seen) for budget, seen in runs.items()}}
-    publish("soak", figures_of(runs), MARKS, detail, as_json=given.json)
+    met = publish("soak", figures_of(runs), MARKS, detail, as_json=given.json)
+    sys.exit(given.strict and not met)
 
 
 if __name__ == "__main__":
