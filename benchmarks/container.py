@@ -1,17 +1,17 @@
-"""A real container limit: `python -m benchmarks.container --json [--full] [--chart FILE.svg]`.
+"""A real container limit: `python -m benchmarks.container --json [PART …] [--chart FILE.svg]`.
 
 Embank and three pipelines as people build them (`benchmarks.pipelines` says which, and what they do), each inside a
 memory control group of its own (`benchmarks.confined`), which the kernel enforces by killing.
 
-oom_kills                 inside 256 MB, 20,000 passages of mixed length embedded and indexed by Embank, 2,000 searches
+within: oom_kills         inside 256 MB, 20,000 passages of mixed length embedded and indexed by Embank, 2,000 searches
                           in between: processes that the kernel killed; `stored` and `found`, documents at the end;
                           `peak_mb` with page cache, `held_peak_mb` without, `seconds`
-min_limit_mb_…            the least limit, in steps of 8 MB, inside which a pipeline does a tenth of that work (2,000
+least: min_limit_mb_…     the least limit, in steps of 8 MB, inside which a pipeline does a tenth of that work (2,000
                           passages, 200 searches) with everything stored and found and nobody killed, in at most three
                           times what it takes without a limit (and a minute): below, it would only read its own program
                           from the disk again and again
 min_limit_ratio           ours over that of the best peer
-full_at_min_mb            with --full: the least limit, from ours on, inside which Embank does the whole work
+whole: whole_limit_mb     only where asked for: the least limit, from ours on, inside which Embank does the whole work
 
 The smaller work favours the peers, whose memory grows with what they store. Peers are installed into environments of
 their own when first needed. Where no control group can be made (another system, not root), every figure is null, and
@@ -81,7 +81,8 @@ class Work:
             ended = confined(command, limit_bytes=limit_mb * MB, timeout_s=timeout_s, environ=environ)
         told = {key: value for key, value in asdict(ended).items() if key not in ("output", "errors")}
         reason = "" if did_all(ended, count) else (ended.errors.strip().splitlines() or [""])[-1][-300:]
-        self.log.append({"name": name, "passages": count, "limit_mb": limit_mb, **told, "error": reason})
+        said = answer(ended)
+        self.log.append({"name": name, "passages": count, "limit_mb": limit_mb, **said, **told, "error": reason})
         outcome = "done" if did_all(ended, count) else f"code {ended.code}, {ended.oom_kills} killed {reason}"
         print(f"{name} in {limit_mb} MB: {outcome} ({ended.seconds:.0f} s)", file=sys.stderr, flush=True)
         return ended
@@ -128,11 +129,11 @@ def least(fits: Callable[[int], bool], *, guess: int, most: int) -> int | None:
     return high if high <= most else None
 
 
-def within_256(work: Work) -> tuple[Figures, dict[str, Any]]:
-    """The whole work by Embank."""
+def within(work: Work) -> Figures:
+    """The whole work by Embank inside 256 MB."""
     ended = work.run("embank", Path(sys.executable), count=PASSAGES, limit_mb=LIMIT_MB)
     said = answer(ended)
-    figures: Figures = {
+    return {
         "oom_kills": ended.oom_kills + (ended.code == 137 and not ended.oom_kills),
         "stored": said.get("stored", 0),
         "found": said.get("found", 0),
@@ -140,7 +141,6 @@ def within_256(work: Work) -> tuple[Figures, dict[str, Any]]:
         "held_peak_mb": ended.held_peak_bytes / MB,
         "seconds": ended.seconds,
     }
-    return figures, {"within_256": {**said, "code": ended.code, "error": ended.errors[-500:] if ended.code else ""}}
 
 
 def min_limit_mb(work: Work, name: str, python: Path) -> int | None:
@@ -157,7 +157,7 @@ def min_limit_mb(work: Work, name: str, python: Path) -> int | None:
     return None if steps is None else steps * STEP_MB
 
 
-def min_limits(work: Work) -> Figures:
+def least_limits(work: Work) -> Figures:
     """Of each pipeline that can be installed here, and ours against the best."""
     figures: Figures = {}
     ours = min_limit_mb(work, "embank", Path(sys.executable))
@@ -173,12 +173,17 @@ def min_limits(work: Work) -> Figures:
     return figures
 
 
-def full_at_min(work: Work, from_mb: int) -> int | None:
-    """The least limit from the one found with a tenth of the work on that holds the whole of it."""
-    for limit_mb in range(from_mb, LIMIT_MB + 1, STEP_MB):
+def whole(work: Work) -> Figures:
+    """The least limit, from the one for a tenth of the work on, inside which Embank does the whole of it."""
+    least_mb = min_limit_mb(work, "embank", Path(sys.executable))
+    for limit_mb in range(least_mb or LIMIT_MB, LIMIT_MB + 1, STEP_MB):
         if did_all(work.run("embank", Path(sys.executable), count=PASSAGES, limit_mb=limit_mb), PASSAGES):
-            return limit_mb
-    return None
+            return {"whole_limit_mb": limit_mb}
+    return {"whole_limit_mb": None}
+
+
+PARTS: dict[str, Callable[[Work], Figures]] = {"within": within, "least": least_limits, "whole": whole}
+USUAL = ("within", "least")
 
 
 def chart(figures: Figures, target: Path) -> None:
@@ -201,8 +206,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a mark is missed")
-    parser.add_argument("--full", action="store_true", help="also find the least limit for the whole work by Embank")
-    parser.add_argument("--only-256", action="store_true", help="leave the least limits out")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; {' and '.join(USUAL)} by default"
+    )
     parser.add_argument("--chart", type=Path, help="an SVG file to draw the least limits into (needs matplotlib)")
     given = parser.parse_args()
     reason = why_not()
@@ -215,16 +221,13 @@ def main() -> None:
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=build) as folder:
         work = Work(Path(folder))
-        figures, detail = within_256(work)
-        print(json.dumps(figures), file=sys.stderr, flush=True)
-        if not given.only_256:
-            figures |= min_limits(work)
-            ours = figures["min_limit_mb_embank"]
-            if given.full and ours is not None:
-                figures["full_at_min_mb"] = full_at_min(work, int(ours))
-            if given.chart is not None:
-                chart(figures, given.chart)
-    detail |= {
+        figures: Figures = {}
+        for part in given.parts or USUAL:
+            figures |= PARTS[part](work)
+            print(json.dumps(figures), file=sys.stderr, flush=True)  # what follows may take long, or fail
+        if given.chart is not None:
+            chart(figures, given.chart)
+    detail = {
         "corpus": work.corpus,
         "whole_work": {"passages": PASSAGES, "searches": PASSAGES // 10},
         "bisection_work": {"passages": FEW, "searches": FEW // 10, "step_mb": STEP_MB},
