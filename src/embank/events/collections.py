@@ -87,6 +87,66 @@ class ReembedAbandoned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CompactionStarted(Event):
+    """The live vectors of a collection began to be copied into a generation without dead ones."""
+
+    collection: str
+    slots: int
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionProgressed(Event):
+    """How far a compaction is: `copied` of `passages`."""
+
+    collection: str
+    copied: int
+    passages: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionFinished(Event):
+    """The compact generation is in use from `sequence` on. Bytes are those of vectors and views on the disk."""
+
+    collection: str
+    sequence: int
+    slots_before: int
+    slots_after: int
+    bytes_before: int
+    bytes_after: int
+    writers_waited_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionUndone(Event):
+    """A compaction was given up and left nothing; `reason` is the kind of error, or "interrupted"."""
+
+    collection: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsPurged(Event):
+    """A purge came to its end. `rule` is its rule in words."""
+
+    collection: str
+    rule: str
+    documents: int
+    passages: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRefused(Event):
+    """A protected collection refused an act."""
+
+    collection: str
+    act: str
+
+
+@dataclass(frozen=True, slots=True)
 class SourceItemSkipped(Event):
     """A part of a source was left out. `reason` is one of a few words to count by; `detail` is for people."""
 

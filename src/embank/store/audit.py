@@ -18,12 +18,18 @@ class AuditRow:
     detail: dict[str, Any]
 
 
-def record(connection: sqlite3.Connection, act: str, collection: str | None, *, at: float, **detail: Any) -> None:
-    """Write one row; inside the transaction of the act."""
-    connection.execute(
+def record(connection: sqlite3.Connection, act: str, collection: str | None, *, at: float, **detail: Any) -> int:
+    """Write one row, inside the transaction of the act; its number."""
+    cursor = connection.execute(
         "INSERT INTO audit (at, act, collection, detail) VALUES (?, ?, ?, ?)",
         (at, act, collection, json.dumps(detail, ensure_ascii=False)),
     )
+    return int(cursor.lastrowid or 0)
+
+
+def amend(connection: sqlite3.Connection, number: int, **detail: Any) -> None:
+    """Let the row of an act of several steps say what is done of it now; inside the transaction of the step."""
+    connection.execute("UPDATE audit SET detail = ? WHERE id = ?", (json.dumps(detail, ensure_ascii=False), number))
 
 
 def read(connection: sqlite3.Connection, *, limit: int) -> list[AuditRow]:

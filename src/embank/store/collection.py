@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 
 from embank.errors import BankDamaged, CollectionNotFound, EmbankError, ProtectedCollectionError, StoreError
-from embank.events.kinds import DocumentsCommitted, DocumentsDeleted
+from embank.events.kinds import ChangeRefused, DocumentsCommitted, DocumentsDeleted
 from embank.store import audit, collections, documents
 from embank.store.collections import Row
+from embank.store.compact import Compactor, OnCompactProgress, undo
 from embank.store.generation import Epoch, Generation, OpenGenerations
 from embank.store.index.protocol import Mask
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
+from embank.store.purge import OnPurgeProgress, Purger
+from embank.store.reports import CompactReport, PurgeReport
+from embank.store.retention import Rule
 from embank.store.shadow import Shadow, Shadows
 from embank.store.shared import Shared
 from embank.store.snapshot import Snapshot
@@ -101,7 +105,7 @@ class StoredCollection:
             if row is None:
                 return 0
             if row.info.protected:
-                raise _protected(row, "delete")
+                raise self._refused(row, "delete")
             doomed = list(ids) if predicate is None else documents.matching_ids(connection, row.key, predicate)
             gone, chunks, text_bytes = documents.remove(connection, row, doomed, sequence=row.sequence + 1)
             if not gone:
@@ -113,6 +117,12 @@ class StoredCollection:
             audit.record(connection, act, self.name, at=now, documents=gone, chunks=chunks, sequence=sequence, **detail)
         self._shared.stream.publish(DocumentsDeleted(collection=self.name, sequence=sequence, documents=gone))
         return gone
+
+    def purge(self, rule: Rule, *, dry_run: bool = False, on_progress: OnPurgeProgress | None = None) -> PurgeReport:
+        """Delete the documents that `rule` says, in steps; with `dry_run` only tell which those are. On record."""
+        return Purger(self._shared, self.name, rule, refused=self._refused, on_progress=on_progress).run(
+            dry_run=dry_run
+        )
 
     def protect(self, *, protected: bool) -> None:
         """Refuse, or allow again, every change of existing documents. On record."""
@@ -205,6 +215,18 @@ class StoredCollection:
         """Throw away a generation that is not filled yet; what it was. On record."""
         return self._shadows.abandon()
 
+    def compact(self, *, dry_run: bool = False, on_progress: OnCompactProgress | None = None) -> CompactReport:
+        """Copy what is alive into a generation without dead vectors, and put it in use; `Compactor.run` has the rules.
+
+        With `dry_run` only tell what there is to do.
+        """
+        compactor = Compactor(self._shared, self.name, self._generations, self._shadows, on_progress=on_progress)
+        return compactor.plan() if dry_run else compactor.run()
+
+    def undo_compaction(self) -> None:
+        """Give up a compaction that a kill cut short. To be called before anything else works with the collection."""
+        undo(self._shared, self.name)
+
     def tidy(self) -> None:
         """Remove what is left of generations that were replaced, as far as nobody here reads them."""
         self._shadows.tidy()
@@ -269,7 +291,15 @@ class StoredCollection:
             return
         ids = [upsert.document.id for upsert in batch.upserts] + [document.id for document in batch.relabeled]
         if self.known(ids):
-            raise _protected(row, "change of an existing document")
+            raise self._refused(row, "change of an existing document")
+
+    def _refused(self, row: Row, act: str) -> ProtectedCollectionError:
+        _log.warning("protected collection %r refused %s", row.info.name, act)
+        self._shared.stream.publish(ChangeRefused(collection=row.info.name, act=act))
+        return ProtectedCollectionError(
+            f"collection {row.info.name!r} is protected and refuses {act}; new documents may be added",
+            collection=row.info.name,
+        )
 
     def _see(
         self, generation: Generation, row: Row, connection: sqlite3.Connection, *, lexical: bool
@@ -302,10 +332,3 @@ def _allowed(connection: sqlite3.Connection, row: Row, epoch: Epoch, predicate: 
         allowed[documents.matching_slots(connection, row, predicate)] = True
         return allowed
     return None if epoch.dead is None else ~epoch.dead
-
-
-def _protected(row: Row, act: str) -> ProtectedCollectionError:
-    return ProtectedCollectionError(
-        f"collection {row.info.name!r} is protected and refuses {act}; new documents may be added",
-        collection=row.info.name,
-    )

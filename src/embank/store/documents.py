@@ -172,6 +172,30 @@ def remove(connection: sqlite3.Connection, row: Row, ids: Iterable[str], *, sequ
     return len(rows), chunks, sum(size for _, size in rows)
 
 
+def unchanged(connection: sqlite3.Connection, row: Row, seen: Iterable[tuple[int, int]]) -> list[str]:
+    """Ids of the documents that are still as they were `seen`, each as (row id, sequence); in that order."""
+    rows = connection.execute(
+        "SELECT name FROM json_each(?) AS seen CROSS JOIN documents ON documents.id = json_extract(seen.value, '$[0]') "
+        "WHERE collection = ? AND sequence = json_extract(seen.value, '$[1]') ORDER BY seen.key",
+        (_json(seen), row.key),
+    )
+    return [name for (name,) in rows]
+
+
+def weight(connection: sqlite3.Connection, row: Row, keys: Iterable[int]) -> tuple[int, int]:
+    """Chunks and bytes of text of the documents with these row ids."""
+    listed = _json(keys)
+    (chunks,) = connection.execute(
+        "SELECT COUNT(*) FROM chunks WHERE document IN (SELECT value FROM json_each(?)) AND collection = ?",
+        (listed, row.slots_key),
+    ).fetchone()
+    (text_bytes,) = connection.execute(
+        "SELECT IFNULL(SUM(length(CAST(text AS BLOB))), 0) FROM documents WHERE id IN (SELECT value FROM json_each(?))",
+        (listed,),
+    ).fetchone()
+    return int(chunks), int(text_bytes)
+
+
 def fetch(connection: sqlite3.Connection, row: Row, ids: Sequence[str]) -> list[StoredDocument]:
     """The documents of `ids`, in that order; those not held are left out."""
     found = {
@@ -272,8 +296,25 @@ def slot_behind(connection: sqlite3.Connection, row: Row, *, first_slot: int, ro
     return None if found is None else int(found[0])
 
 
+def slots_from(connection: sqlite3.Connection, row: Row, *, first_slot: int, limit: int) -> npt.NDArray[np.int64]:
+    """At most `limit` slots of chunks from `first_slot` on, ascending."""
+    rows = connection.execute(
+        "SELECT slot FROM chunks WHERE collection = ? AND slot >= ? ORDER BY slot LIMIT ?",
+        (row.slots_key, first_slot, limit),
+    )
+    return np.fromiter((slot for (slot,) in rows), np.int64)
+
+
+def count_chunks(connection: sqlite3.Connection, row: Row, *, below: int) -> int:
+    """Chunks at slots below `below`, counted one by one."""
+    (count,) = connection.execute(
+        "SELECT COUNT(*) FROM chunks WHERE collection = ? AND slot < ?", (row.slots_key, below)
+    ).fetchone()
+    return int(count)
+
+
 def has_generations(connection: sqlite3.Connection) -> bool:
-    """Whether any collection of the bank was ever re-embedded: the tables for it are made when first needed."""
+    """Whether any collection of the bank ever got another generation: the tables for it are made when first needed."""
     return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'digests'").fetchone() is not None
 
 

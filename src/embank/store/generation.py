@@ -13,6 +13,7 @@ import numpy as np
 from embank.errors import StoreError
 from embank.memory.governor import Registration
 from embank.store import documents
+from embank.store.codec import Stored
 from embank.store.collections import Row
 from embank.store.index.protocol import Float32, Mask
 from embank.store.shared import Shared
@@ -46,12 +47,20 @@ class Generation:
 
     def append(self, row: Row, vectors: Float32) -> None:
         """Write `vectors` behind the mark of `row`, durably. For one writer at a time."""
-        with self._guard:
-            if self._segments is None:
-                self._segments = self._shared.segments(row)
-            segments = self._segments
+        segments = self._opened(row)
         segments.append(vectors, mark=row.slots)
         segments.sync()
+
+    def append_records(self, row: Row, records: Stored) -> None:
+        """The same for vectors as another generation of the same codec stores them."""
+        segments = self._opened(row)
+        segments.append_records(records, mark=row.slots)
+        segments.sync()
+
+    def rows(self, row: Row) -> Rows:
+        """All vectors below the mark of `row`, buried or not."""
+        with self._guard:
+            return self._opened(row).rows(row.slots)
 
     def epoch(self, connection: sqlite3.Connection, row: Row) -> Epoch:
         """Vectors and tombstones as `row` has them, or as a later state of the same generation."""
@@ -59,8 +68,7 @@ class Generation:
             old = self._epoch
             if old.sequence >= row.sequence or row.info.dimension is None:
                 return old
-            if self._segments is None:
-                self._segments = self._shared.segments(row)
+            segments = self._opened(row)
             buried = documents.buried_slots(connection, row, after=old.sequence)
             dead = old.dead
             if len(buried) or dead is not None:
@@ -68,7 +76,7 @@ class Generation:
                 if old.dead is not None:
                     dead[: len(old.dead)] = old.dead
                 dead[buried] = True
-            self._epoch = Epoch(row.sequence, self._segments.rows(row.slots), dead)
+            self._epoch = Epoch(row.sequence, segments.rows(row.slots), dead)
             return self._epoch
 
     def view(self, row: Row) -> LexicalView:
@@ -94,6 +102,12 @@ class Generation:
                 self._segments.close()
             self._view, self._registration = None, None
             self._segments, self._epoch = None, Epoch(0, None, None)
+
+    def _opened(self, row: Row) -> Segments:
+        with self._guard:
+            if self._segments is None:
+                self._segments = self._shared.segments(row)
+            return self._segments
 
 
 class OpenGenerations:

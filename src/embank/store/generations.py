@@ -1,4 +1,4 @@
-"""Generations of a collection's vectors in SQL: the one being filled beside the one in use, and those to be removed.
+"""Generations of a collection's vectors in SQL: the one being made beside the one in use, and those to be removed.
 
 A generation has its own slots: its passages, tombstones and digests are kept under its own `slots_key`, beside those of
 the others, and refer to the same documents. So a swap changes one row, and a reader with an older state sees all of it.
@@ -8,13 +8,21 @@ Functions take a connection; those that write must be called inside a transactio
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from embank.store import collections, documents
 from embank.store.collections import Row, slots_key
 from embank.store.protocol import Space
+
+Making = Literal["filling", "compacting"]
+"""How a generation comes about: by embedding documents, or by copying the live vectors of the one in use."""
 
 _STEP_ROWS = 8_192
 _COLUMNS = "generation, fingerprint, dimension, model, dtype, slots, read_sequence, read_document, started, changed"
@@ -22,9 +30,9 @@ _COLUMNS = "generation, fingerprint, dimension, model, dtype, slots, read_sequen
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """A generation that is being filled. `row` is the collection's as it would be with this generation in use.
+    """A generation that is being made. `row` is the collection's as it would be with this generation in use.
 
-    Every document up to (`read_sequence`, `read_document`) has its vectors in it.
+    Where it is filled, every document up to (`read_sequence`, `read_document`) has its vectors in it.
     """
 
     row: Row
@@ -45,13 +53,13 @@ class Pending:
     text: str
 
 
-def filling(connection: sqlite3.Connection, row: Row) -> Filling | None:
-    """The generation of a collection that is being filled; `None` where there is none."""
+def filling(connection: sqlite3.Connection, row: Row, state: Making = "filling") -> Filling | None:
+    """The generation of a collection that is being made in that way; `None` where there is none."""
     if not documents.has_generations(connection):
         return None
     found = connection.execute(
-        f"SELECT {_COLUMNS} FROM generations WHERE collection = ? AND state = 'filling'",  # noqa: S608 -- a constant
-        (row.key,),
+        f"SELECT {_COLUMNS} FROM generations WHERE collection = ? AND state = ?",  # noqa: S608 -- a constant
+        (row.key, state),
     ).fetchone()
     if found is None:
         return None
@@ -69,25 +77,31 @@ def filling(connection: sqlite3.Connection, row: Row) -> Filling | None:
 
 
 def row_of(connection: sqlite3.Connection, key: int, generation: int) -> Row | None:
-    """A collection's row, seen from one of its generations: in use or being filled; `None` when it is neither."""
+    """A collection's row, seen from one of its generations: in use or being made; `None` when it is neither."""
     row = collections.load(connection, key)
     if row is None or row.info.generation == generation:
         return row
-    found = filling(connection, row)
-    return found.row if found is not None and found.row.info.generation == generation else None
+    for state in get_args(Making):
+        found = filling(connection, row, state)
+        if found is not None and found.row.info.generation == generation:
+            return found.row
+    return None
 
 
-def begin(connection: sqlite3.Connection, row: Row, space: Space, *, dtype: str, now: float) -> None:
-    """Begin to fill a new generation. Its number was never used, or nothing is left of the one that had it."""
+def begin(
+    connection: sqlite3.Connection, row: Row, space: Space, *, dtype: str, now: float, state: Making = "filling"
+) -> None:
+    """Begin to make a new generation. Its number was never used, or nothing is left of the one that had it."""
     (latest,) = connection.execute(
         "SELECT MAX(generation) FROM generations WHERE collection = ?", (row.key,)
     ).fetchone()
     connection.execute(
         "INSERT INTO generations (collection, generation, state, fingerprint, dimension, model, dtype, slots, "
-        "read_sequence, read_document, started, changed) VALUES (?, ?, 'filling', ?, ?, ?, ?, 0, 0, 0, ?, ?)",
+        "read_sequence, read_document, started, changed) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?)",
         (
             row.key,
             max(row.info.generation, latest or 0) + 1,
+            state,
             space.fingerprint,
             space.dimension,
             space.model,
@@ -142,8 +156,47 @@ def move_on(connection: sqlite3.Connection, at: Filling, *, slots: int, read: tu
     )
 
 
+def take_over(
+    connection: sqlite3.Connection, row: Row, at: Filling, slots: npt.NDArray[np.int64], *, now: float
+) -> None:
+    """Give it the passages at `slots` of the generation in use, whose vectors stand behind its mark in that order.
+
+    Those that were deleted meanwhile are buried in it at once.
+    """
+    listed, mark = json.dumps(slots.tolist()), at.row.slots
+    taken = connection.execute(
+        "INSERT INTO chunks (collection, slot, document, ordinal, start, end) "
+        "SELECT ?, ? + wanted.key, document, ordinal, start, end FROM json_each(?) AS wanted "
+        "CROSS JOIN chunks ON collection = ? AND slot = wanted.value",
+        (at.row.slots_key, mark, listed, row.slots_key),
+    ).rowcount
+    if taken < len(slots):
+        connection.execute(
+            "INSERT INTO tombstones (collection, slot, sequence) SELECT ?, ? + wanted.key, ? "
+            "FROM json_each(?) AS wanted "
+            "WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE collection = ? AND slot = wanted.value)",
+            (at.row.slots_key, mark, row.sequence, listed, row.slots_key),
+        )
+    move_on(connection, at, slots=mark + len(slots), read=(0, 0), now=now)
+
+
+def copy_digests(connection: sqlite3.Connection, row: Row, at: Filling, *, behind: int) -> int | None:
+    """Copy some of the digests of the generation in use, those of documents behind `behind`.
+
+    Returns how far this has come; `None` when there were no more.
+    """
+    last = _digests_behind(connection, behind)
+    if last is not None:
+        connection.execute(
+            "INSERT INTO digests SELECT document, ?, digest FROM digests "
+            "WHERE document > ? AND document <= ? AND slots_key = ?",
+            (at.row.slots_key, behind, last, row.slots_key),
+        )
+    return last
+
+
 def swap(connection: sqlite3.Connection, row: Row, at: Filling, *, now: float) -> tuple[int, int]:
-    """Put the filled generation in use and retire the other; the new sequence, and the passages there are now."""
+    """Put the generation that was made in use and retire the other; the new sequence, and the passages there are."""
     (buried,) = connection.execute(
         "SELECT COUNT(*) FROM tombstones WHERE collection = ?", (at.row.slots_key,)
     ).fetchone()
@@ -161,7 +214,7 @@ def swap(connection: sqlite3.Connection, row: Row, at: Filling, *, now: float) -
 
 
 def retire(connection: sqlite3.Connection, at: Filling, *, now: float) -> None:
-    """Give up a generation that was being filled."""
+    """Give up a generation that was being made."""
     connection.execute(
         "UPDATE generations SET state = 'retired', read_document = 0, changed = ? "
         "WHERE collection = ? AND generation = ?",
@@ -202,10 +255,7 @@ def _erase_digests(connection: sqlite3.Connection, key: int, generation: int, ow
     (behind,) = connection.execute(
         "SELECT read_document FROM generations WHERE collection = ? AND generation = ?", (key, generation)
     ).fetchone()
-    last = connection.execute(
-        "SELECT MAX(document) FROM (SELECT document FROM digests WHERE document > ? ORDER BY document LIMIT ?)",
-        (behind, _STEP_ROWS),
-    ).fetchone()[0]
+    last = _digests_behind(connection, behind)
     if last is None:
         return False
     connection.execute(
@@ -215,3 +265,12 @@ def _erase_digests(connection: sqlite3.Connection, key: int, generation: int, ow
         "UPDATE generations SET read_document = ? WHERE collection = ? AND generation = ?", (last, key, generation)
     )
     return True
+
+
+def _digests_behind(connection: sqlite3.Connection, behind: int) -> int | None:
+    """The last document of the next step over all digests behind `behind`; `None` when there are no more."""
+    last: int | None = connection.execute(
+        "SELECT MAX(document) FROM (SELECT document FROM digests WHERE document > ? ORDER BY document LIMIT ?)",
+        (behind, _STEP_ROWS),
+    ).fetchone()[0]
+    return last

@@ -54,7 +54,8 @@ class LocalStore:
                 bank = schema.bank_id(connection)
             self._shared = Shared(bank, self.database, settings, stream, files, clock or SystemClock(), governor)
             if not read_only:
-                for info in self.collections():  # where the removal of replaced vectors was cut short
+                for info in self.collections():  # where a compaction, or the removal of replaced vectors, was cut short
+                    self.collection(info.name).undo_compaction()
                     self.collection(info.name).tidy()
             self._closing = opened.pop_all()
 

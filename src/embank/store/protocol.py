@@ -35,6 +35,11 @@ class CollectionInfo:
     fingerprint: str | None = None
     dimension: int | None = None
 
+    @property
+    def dead(self) -> int:
+        """Vectors of passages that are gone: a dense search still reads over them until a compaction."""
+        return self.slots - self.chunks
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)

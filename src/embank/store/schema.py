@@ -12,7 +12,8 @@ from embank.system.files import Files
 from embank.system.sqlite import connect, transaction
 
 FORMAT = 2
-"""The newest format that is read: 1, or 2 once a collection was re-embedded, which what knows 1 alone would misread."""
+"""The newest format that is read: 1, or 2 once a collection was re-embedded or compacted, which what knows 1 alone
+would misread."""
 
 _FIRST_FORMAT = 1
 DATABASE = "bank.db"
@@ -51,7 +52,8 @@ CREATE TABLE audit (
 """
 
 _GENERATION_TABLES = """
--- Generations of a collection beside the one in use: "filling" by a re-embedding, or "retired" and to be removed.
+-- Generations of a collection beside the one in use: "filling" by a re-embedding, "compacting" by a compaction that is
+-- under way or was cut short, or "retired" and to be removed.
 -- All documents up to (`read_sequence`, `read_document`) are in the one that is being filled.
 CREATE TABLE IF NOT EXISTS generations (
     collection INTEGER NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL, fingerprint TEXT,
@@ -98,7 +100,7 @@ def create(root: Path, *, files: Files) -> None:
 
 
 def allow_generations(root: Path, connection: sqlite3.Connection, *, files: Files) -> None:
-    """Make a bank ready to be re-embedded, if it is not; outside any transaction.
+    """Make a bank ready for further generations, if it is not; outside any transaction.
 
     The file FORMAT comes first: from then on nothing opens the bank that would misread it.
     """

@@ -9,11 +9,17 @@ from embank.store.codec import Dtype
 
 
 class Settings(Section):
-    """What is decided when a collection is made, and how often its views are brought up to date."""
+    """What is decided when a collection is made, when its views are brought up to date, and when it is compacted."""
 
     dtype: Dtype = Field(default="fp16", description="how vectors are stored: fp16, or int8 (half the bytes)")
     lexical_rows: int = Field(
         default=4_096, ge=1, le=65_536, description="the lexical view is committed at least every so many passages"
+    )
+    compact_dead: float = Field(
+        default=0.5, gt=0, le=1, description="a collection is due for compaction from this share of dead vectors on"
+    )
+    compact_least: int = Field(
+        default=10_000, ge=1, description="and from this number of them on: fewer cost a search next to nothing"
     )
     lexical_writer_bytes: int = Field(
         default=15_000_000, ge=15_000_000, description="heap of the lexical writer; the library's least is 15 MB"

@@ -185,14 +185,14 @@ class Shadows:
     @contextmanager
     def open(self, space: Space, *, dtype: str | None) -> Iterator[Shadow]:
         """See `StoredCollection.shadow`."""
-        with self._alone():
+        with self.alone():
             at = self._begun(space, dtype)
             with self._open.using(at.row, in_use=False) as generation:
                 yield Shadow(self._shared, self._open, at, generation)
 
     def abandon(self) -> Reembedding | None:
         """See `StoredCollection.abandon_reembedding`."""
-        with self._alone(), self._database.changing() as writer:
+        with self.alone(), self._database.changing() as writer:
             row = collections.find(writer, self._name)
             at = None if row is None else generations.filling(writer, row)
             if at is None:
@@ -276,9 +276,10 @@ class Shadows:
         return row
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """While the block lasts no other thread makes a generation; `StoreError` where one does."""
         if not self._filling.acquire(blocking=False):
-            raise StoreError(f"{self._name!r} is being re-embedded by another thread of this process")
+            raise StoreError(f"{self._name!r} is being re-embedded or compacted by another thread of this process")
         try:
             yield
         finally:

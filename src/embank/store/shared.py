@@ -67,6 +67,11 @@ class Shared:
             return None
         return self.governor.register(view)
 
+    def disk_bytes(self, row: Row) -> int:
+        """Bytes of a generation's vectors and views on the disk."""
+        folders = [self._directory(kind, row.key, row.info.generation) for kind in ("vectors", "views")]
+        return sum(self.files.tree_bytes(folder) for folder in folders)
+
     def remove_files(self, key: int, generation: int) -> None:
         """Remove everything that a generation has on the disk; who has it open still sees it."""
         for kind in ("vectors", "views"):

@@ -47,15 +47,26 @@ class Rows:
     def gather(self, slots: npt.NDArray[np.int64]) -> Float32:
         """float32 vectors of `slots`, in that order; read in ascending order, which is kind to the disk."""
         out = np.empty((len(slots), self.codec.dimension), np.float32)
+        for places, stored in self._parts(slots):
+            out[places] = self.codec.decode(stored)
+        return out
+
+    def records(self, slots: npt.NDArray[np.int64]) -> Stored:
+        """Copies of the records of `slots` as they are stored, in that order."""
+        out = np.empty(len(slots), self.codec.record)
+        for places, stored in self._parts(slots):
+            out[places] = stored
+        return out
+
+    def _parts(self, slots: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], Stored]]:
+        """For each segment, where in `slots` its own stand, and their records, ascending."""
         order = np.argsort(slots, kind="stable")
         ascending = slots[order]
         bounds = np.searchsorted(ascending, np.arange(len(self._segments) + 1) * SEGMENT_ROWS)
         for number, segment in enumerate(self._segments):
             first, last = bounds[number], bounds[number + 1]
             if first < last:
-                local = ascending[first:last] - number * SEGMENT_ROWS
-                out[order[first:last]] = self.codec.decode(segment[local])
-        return out
+                yield order[first:last], segment[ascending[first:last] - number * SEGMENT_ROWS]
 
 
 class Segments:
@@ -70,7 +81,10 @@ class Segments:
 
     def append(self, vectors: Float32, *, mark: int) -> None:
         """Write `vectors` at slots [mark, mark + n). Durable only after `sync`; may be repeated with the same mark."""
-        stored = self._codec.encode(vectors)
+        self.append_records(self._codec.encode(vectors), mark=mark)
+
+    def append_records(self, stored: Stored, *, mark: int) -> None:
+        """The same for records of this codec, as they are."""
         done = 0
         while done < len(stored):
             number, row = divmod(mark + done, SEGMENT_ROWS)

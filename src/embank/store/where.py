@@ -62,9 +62,15 @@ def _join(parts: list[Predicate], word: str) -> Predicate:
     return "(" + f" {word} ".join(sql for sql, _ in parts) + ")", [value for _, values in parts for value in values]
 
 
-def _key(key: str, condition: object, budget: list[int]) -> Predicate:
+def metadata_path(key: str, *, what: str = "where") -> str:
+    """Where SQLite's JSON functions find a key of the metadata; `what` begins the message of `InvalidInput`."""
     if any(character in '"\\' or character < " " for character in key):
-        raise InvalidInput(f"where: the key {key!r} holds a quote, a backslash or a control character: rename it")
+        raise InvalidInput(f"{what}: the key {key!r} holds a quote, a backslash or a control character: rename it")
+    return f'$."{key}"'
+
+
+def _key(key: str, condition: object, budget: list[int]) -> Predicate:
+    path = metadata_path(key)
     if not isinstance(condition, Mapping):
         condition = {"$eq": condition}
     if not condition:
@@ -72,7 +78,6 @@ def _key(key: str, condition: object, budget: list[int]) -> Predicate:
     budget[0] -= len(condition)
     if budget[0] < 0:
         raise InvalidInput(f"where: more than {MAX_CLAUSES} conditions; use $in for a list of values")
-    path = f'$."{key}"'
     return _join([_compare(key, path, operator, value) for operator, value in condition.items()], "AND")
 
 

@@ -68,6 +68,21 @@ class Files:
             raise
         self.sync_directory(path.parent)
 
+    def free_bytes(self, path: Path) -> int:
+        """Bytes that this process may still write to the file system of `path`."""
+        return shutil.disk_usage(path).free
+
+    def tree_bytes(self, path: Path) -> int:
+        """The sizes of all files in a directory and below; what is removed meanwhile, or is not there, counts 0."""
+        total = 0
+        for folder, _, names in os.walk(path):
+            for name in names:
+                try:
+                    total += Path(folder, name).stat().st_size
+                except FileNotFoundError:
+                    continue
+        return total
+
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and all in it; one that is not there is fine."""
         if path.exists():

@@ -32,6 +32,10 @@ class FaultyFiles(Files):
         if fits.nbytes < view.nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def free_bytes(self, path: Path) -> int:
+        free = super().free_bytes(path)
+        return free if self.room_bytes is None else min(free, self.room_bytes)
+
     def sync_data(self, descriptor: int) -> None:
         if self.fail_sync:
             raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -1,0 +1,73 @@
+"""What compactions and purges did, or would do, as facts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class CompactReport:
+    """What a compaction did, or would do. `outcome`: "compacted", "nothing to do", "would compact" or "under way".
+
+    Bytes are those of vectors and views on the disk; `bytes_after` is estimated where nothing was done.
+    `left_bytes` of the replaced files are still there, for somebody reads them: they go with a later change or opening.
+    `reserved_bytes` is the memory that was held for a window; `due` says whether the settings ask for a compaction.
+    """
+
+    collection: str
+    documents: int
+    passages: int
+    slots_before: int
+    slots_after: int
+    bytes_before: int
+    bytes_after: int
+    due: bool
+    outcome: str
+    copied: int = 0
+    left_bytes: int = 0
+    reserved_bytes: int = 0
+    sequence: int | None = None
+    writers_waited_s: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def dead(self) -> int:
+        """Vectors of passages that are gone."""
+        return self.slots_before - self.passages
+
+    @property
+    def fraction(self) -> float:
+        """How much is copied, 0 to 1."""
+        return min(self.copied / self.passages, 1.0) if self.passages else 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "dead": self.dead, "fraction": self.fraction}
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReport:
+    """What a purge deleted, or would delete: `documents` with their `passages` and `text_bytes`.
+
+    `ids` are the first of them in the order of the rule, a thousand at most. `undated` documents can't be told the time
+    of and stay; `changed` ones were written while the purge ran, after it had chosen them, and stay, too. `due` says
+    whether the collection should be compacted now.
+    """
+
+    collection: str
+    rule: str
+    dry_run: bool
+    documents: int
+    passages: int
+    text_bytes: int
+    remaining: int
+    undated: int
+    changed: int
+    ids: tuple[str, ...]
+    due: bool
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
