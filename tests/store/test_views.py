@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
 from embank.store import collections, views
+from embank.store.lexical import LexicalIndex
 from embank.store.local import LocalStore
 
 from .conftest import OpenStore, words, write
@@ -168,3 +170,25 @@ def reader_row(store: LocalStore, name: str) -> collections.Row:
         row = collections.find(connection, name)
     assert row is not None
     return row
+
+
+def test_a_search_does_not_wait_for_what_is_written_while_it_looks(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that is faster than the view may not keep a search for ever."""
+    notes = open_store().collection("notes")
+    write(notes, {"a": "rivers"})
+    words(notes, "rivers")
+    apply = LexicalIndex.apply
+    applied: list[int] = []  # once a commit
+
+    def writing_meanwhile(self: LexicalIndex, **given: Any) -> int:
+        applied.append(len(applied))
+        assert len(applied) < 10
+        write(notes, {f"d{len(applied)}": "silt"})
+        return apply(self, **given)
+
+    monkeypatch.setattr(LexicalIndex, "apply", writing_meanwhile)
+    write(notes, {"b": "rivers"})
+    assert words(notes, "rivers") == ["a", "b"]
+    assert len(applied) == 1

@@ -130,42 +130,46 @@ class WriterView:
     def lag_rows(self, row: Row) -> int:
         return row.slots - self._mark.slots
 
-    def picture(self, row: Row, connection: sqlite3.Connection) -> Picture:  # noqa: ARG002 -- it reads newer rows, too
+    def picture(self, row: Row, connection: sqlite3.Connection) -> Picture:
         with self._lock:
-            if self._mark.sequence < row.sequence or self._mark.slots < row.slots:
-                self.catch_up()
+            if self._mark.slots > row.slots and self._mark.sequence < row.sequence:
+                self.catch_up()  # it was cut short on its way to a later state
+            else:
+                self._reach(row, connection)
             return Picture(self._mark.sequence, (self._index.searcher(),))
 
     def catch_up(self) -> None:
-        """Bring the index to the present; that of a retired generation stays as it is.
-
-        Damaged files are thrown away and built again from the truth.
-        """
-        with self._lock:
-            try:
-                self._advance()
-            except ValueError as error:  # all that tantivy raises
-                self._drop_writer()
-                if "No space left" in str(error):
-                    raise StorageFull(f"no room on the disk for the lexical view: {error}") from error
-                _log.warning("lexical view of %r is damaged (%s): rebuilding", self._place.collection_name, error)
-                self._index, self._mark = self._recreate()
-                self._removed_through = 0
-                self._advance()
+        """Bring the index to the present; that of a retired generation stays as it is."""
+        with self._lock, self._readers.read() as connection:
+            row = generations.row_of(connection, self._place.collection, self._place.generation)
+            if row is not None:
+                self._reach(row, connection)
 
     def close(self) -> None:
         """Close the writer. What the view lags behind is applied when it is next needed."""
         with self._lock:
             self._index.close_writer()
 
-    def _advance(self) -> None:
+    def _reach(self, row: Row, connection: sqlite3.Connection) -> None:
+        """Bring the index to the state of `row` and no further: who writes on must not keep a search waiting.
+
+        Damaged files are thrown away and built again from the truth.
+        """
+        try:
+            self._advance(row, connection)
+        except ValueError as error:  # all that tantivy raises
+            self._drop_writer()
+            if "No space left" in str(error):
+                raise StorageFull(f"no room on the disk for the lexical view: {error}") from error
+            _log.warning("lexical view of %r is damaged (%s): rebuilding", self._place.collection_name, error)
+            self._index, self._mark = self._recreate()
+            self._removed_through = 0
+            self._advance(row, connection)
+
+    def _advance(self, row: Row, connection: sqlite3.Connection) -> None:
         started, rows = self._clock.monotonic(), 0
-        while True:
-            with self._readers.read() as connection:
-                row = generations.row_of(connection, self._place.collection, self._place.generation)
-                if row is None or (self._mark.sequence >= row.sequence and self._mark.slots >= row.slots):
-                    break
-                rows += self._step(connection, row)
+        while self._mark.sequence < row.sequence or self._mark.slots < row.slots:
+            rows += self._step(connection, row)
         if rows:
             seconds = self._clock.monotonic() - started
             self._stream.publish(
