@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import embank
-from embank.bank import Bank, Collection
+from embank.bank import Bank
+from embank.collection import Collection
 from embank.embed.files.catalog import WORDLLAMA
 from embank.embed.files.locate import find_files
 from embank.errors import (

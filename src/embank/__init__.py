@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from embank.bank import Bank, Collection
+    from embank.bank import Bank
     from embank.bank import open_bank as open  # noqa: A004 -- embank.open reads as it does
     from embank.cache.embeddings import EmbeddingCache
+    from embank.collection import Collection
     from embank.embed import models
     from embank.embed.model import Model
     from embank.errors import EmbankError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "Bank": "embank.bank:Bank",
-    "Collection": "embank.bank:Collection",
+    "Collection": "embank.collection:Collection",
     "Document": "embank.records:Document",
     "EmbankError": "embank.errors:EmbankError",
     "EmbeddingCache": "embank.cache.embeddings:EmbeddingCache",

@@ -1,16 +1,14 @@
-"""Bank and Collection: what a user holds in the hand.
-
-`Collection` is a protocol: the commands are written against it, so that a client to a running server can stand in for
-a local bank.
-"""
+"""A bank and its collections, as a user of Python holds them in the hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from embank.collection import Where
 from embank.engine import Engine, Target, load_config
 from embank.errors import DocumentNotFound, InvalidInput
 from embank.given import DocumentLike, document, own_vectors, user_space
@@ -21,7 +19,11 @@ from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.search.settings import Mode
 from embank.source.protocol import Source
 from embank.store.collection import StoredCollection
+from embank.store.compact import OnCompactProgress
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
+from embank.store.purge import OnPurgeProgress
+from embank.store.reports import CompactReport, PurgeReport
+from embank.store.retention import Rule
 
 if TYPE_CHECKING:
     from embank.caches import CachesSnapshot
@@ -33,76 +35,7 @@ if TYPE_CHECKING:
     from embank.memory.governor import MemorySnapshot
     from embank.store.audit import AuditRow
 
-Where = Mapping[str, Any]
-
 MAX_LIMIT = 100_000
-
-
-class Collection(Protocol):
-    """A collection of documents, wherever it is kept."""
-
-    @property
-    def name(self) -> str: ...
-
-    def add(
-        self,
-        documents: Iterable[DocumentLike],
-        *,
-        vectors: object = None,
-        space: str = "own",
-        on_progress: OnProgress | None = None,
-        on_commit: OnCommit | None = None,
-    ) -> IngestReport: ...
-
-    def index(
-        self,
-        source: Source | Callable[[OnSkip], Source],
-        *,
-        prune: bool = False,
-        on_progress: OnProgress | None = None,
-        on_commit: OnCommit | None = None,
-    ) -> IngestReport: ...
-
-    def reembed(
-        self,
-        model: str | Model | None = None,
-        *,
-        precision: Precision | None = None,
-        engine: str | None = None,
-        force: bool = False,
-        on_progress: OnReembedProgress | None = None,
-    ) -> ReembedReport: ...
-
-    def reembedding(self) -> Reembedding | None: ...
-
-    def abandon_reembedding(self) -> Reembedding | None: ...
-
-    def reducer(self) -> Reducer: ...
-
-    def get(self, ids: str | Sequence[str]) -> list[StoredDocument]: ...
-
-    def delete(self, ids: str | Sequence[str] | None = None, *, where: Where | None = None) -> int: ...
-
-    def search(
-        self,
-        query: str | None = None,
-        *,
-        k: int = 10,
-        where: Where | None = None,
-        mode: Mode | None = None,
-        vector: object = None,
-    ) -> list[Hit]: ...
-
-    def count(self) -> int: ...
-
-    def stats(self) -> CollectionInfo | None: ...
-
-    def protect(self, *, protected: bool = True) -> None: ...
-
-    # Last, since behind it `list` no longer means the builtin.
-    def list(
-        self, *, limit: int = 100, after: str | None = None, where: Where | None = None
-    ) -> list[StoredDocument]: ...
 
 
 class LocalCollection:
@@ -202,6 +135,43 @@ class LocalCollection:
     def reducer(self) -> Reducer:
         """What makes its vectors smaller: fits a PCA and applies it, stores them in fewer bytes, compares such ways."""
         return self._engine.reducer(self._stored)
+
+    def compact(self, *, dry_run: bool = False, on_progress: OnCompactProgress | None = None) -> CompactReport:
+        """Rewrite vectors and words without those of passages that were deleted or replaced.
+
+        Answers stay the same, and searches and writes go on meanwhile. However it is stopped, the collection is as it
+        was. Protected collections may be compacted: no document changes. `dry_run` only tells what there is to do, and
+        whether the settings find it due (`store.compact_dead`, `store.compact_least`).
+
+        Raises `CollectionNotFound`, `BankReadOnly`, `BudgetExceeded`, `StorageFull` before anything is begun where the
+        disk has no room for both, and `StoreError` while a re-embedding is not finished.
+        """
+        with self._engine.creep.track("compact"):
+            return self._stored.compact(dry_run=dry_run, on_progress=on_progress)
+
+    def purge(
+        self,
+        *,
+        older_than: float | timedelta | None = None,
+        keep: int | None = None,
+        by: str | None = None,
+        where: Where | None = None,
+        dry_run: bool = False,
+        on_progress: OnPurgeProgress | None = None,
+    ) -> PurgeReport:
+        """Delete what was written longer ago than `older_than` (seconds), or all but the newest `keep` documents.
+
+        With `by` the time under that key of the metadata counts: seconds since the epoch, or an ISO 8601 date or time;
+        documents without one stay. `where` confines either to what matches it, or stands alone. `dry_run` tells exactly
+        what would go.
+
+        It goes in steps, on one record of the audit; cut short, the same call goes on. What is written while it runs is
+        left alone. Raises `CollectionNotFound`, `InvalidInput`, and `ProtectedCollectionError`, also in a dry run.
+        """
+        age = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+        rule = Rule(older_than_s=age, keep=keep, by=by, where=where)
+        with self._engine.creep.track("purge"):
+            return self._stored.purge(rule, dry_run=dry_run, on_progress=on_progress)
 
     def get(self, ids: str | Sequence[str]) -> list[StoredDocument]:
         """The documents of one or several ids, in that order; `DocumentNotFound` names those that are missing."""
@@ -316,7 +286,7 @@ class Bank:
         return list(self._engine.loader().states())
 
     def audit(self, *, limit: int = 100) -> list[AuditRow]:
-        """The latest acts on record (deletions, protection), newest first."""
+        """The latest acts on record (deletions, purges, compactions, protection), newest first."""
         return self._engine.store.audit(limit=limit)
 
     def release(self) -> int:

@@ -14,9 +14,9 @@ from embank.errors import CollectionNotFound
 from embank.registry import nearest
 
 if TYPE_CHECKING:
-    from embank.bank import Collection
     from embank.caches import CachesSnapshot
     from embank.cli.options import Invocation
+    from embank.collection import Collection
     from embank.events.stream import Stream
     from embank.memory.governor import MemorySnapshot
     from embank.store.protocol import CollectionInfo

@@ -13,7 +13,7 @@ from embank.cli.progress import Progress, print_line, showing
 from embank.errors import EmbankError, InvalidInput
 
 if TYPE_CHECKING:
-    from embank.bank import Collection
+    from embank.collection import Collection
     from embank.reembedding import ReembedReport
     from embank.store.protocol import Reembedding
 

@@ -15,6 +15,7 @@ import numpy as np
 from embank.errors import StoreError
 from embank.store import audit, collections, documents, generations
 from embank.store.collections import Row
+from embank.store.database import translated_errors
 from embank.store.generation import Generation
 from embank.store.generations import Filling
 from embank.store.shared import Shared
@@ -57,7 +58,8 @@ class Clone:
                 self._next = max(self._next, row.slots)
                 return 0
             records = self._source.rows(row).records(slots)
-        self._copy.append_records(at.row, records)
+        with translated_errors(self._database.root):
+            self._copy.append_records(at.row, records)
         with self._database.transaction() as connection:
             row, at = self._states(connection)
             generations.take_over(connection, row, at, slots, now=self._shared.clock.now())

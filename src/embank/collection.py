@@ -1,0 +1,107 @@
+"""What a collection can do, wherever it is kept: the commands are written against it.
+
+So a client to a running server can stand in for a local bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from embank.given import DocumentLike
+from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip
+from embank.records import Hit
+from embank.reduce.reducer import Reducer
+from embank.reembedding import OnReembedProgress, ReembedReport
+from embank.search.settings import Mode
+from embank.source.protocol import Source
+from embank.store.compact import OnCompactProgress
+from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
+from embank.store.purge import OnPurgeProgress
+from embank.store.reports import CompactReport, PurgeReport
+
+if TYPE_CHECKING:
+    from embank.embed.model import Model, Precision
+
+Where = Mapping[str, Any]
+
+
+class Collection(Protocol):
+    """A collection of documents, wherever it is kept."""
+
+    @property
+    def name(self) -> str: ...
+
+    def add(
+        self,
+        documents: Iterable[DocumentLike],
+        *,
+        vectors: object = None,
+        space: str = "own",
+        on_progress: OnProgress | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> IngestReport: ...
+
+    def index(
+        self,
+        source: Source | Callable[[OnSkip], Source],
+        *,
+        prune: bool = False,
+        on_progress: OnProgress | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> IngestReport: ...
+
+    def reembed(
+        self,
+        model: str | Model | None = None,
+        *,
+        precision: Precision | None = None,
+        engine: str | None = None,
+        force: bool = False,
+        on_progress: OnReembedProgress | None = None,
+    ) -> ReembedReport: ...
+
+    def reembedding(self) -> Reembedding | None: ...
+
+    def abandon_reembedding(self) -> Reembedding | None: ...
+
+    def reducer(self) -> Reducer: ...
+
+    def compact(self, *, dry_run: bool = False, on_progress: OnCompactProgress | None = None) -> CompactReport: ...
+
+    def purge(
+        self,
+        *,
+        older_than: float | timedelta | None = None,
+        keep: int | None = None,
+        by: str | None = None,
+        where: Where | None = None,
+        dry_run: bool = False,
+        on_progress: OnPurgeProgress | None = None,
+    ) -> PurgeReport: ...
+
+    def get(self, ids: str | Sequence[str]) -> list[StoredDocument]: ...
+
+    def delete(self, ids: str | Sequence[str] | None = None, *, where: Where | None = None) -> int: ...
+
+    def search(
+        self,
+        query: str | None = None,
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        mode: Mode | None = None,
+        vector: object = None,
+    ) -> list[Hit]: ...
+
+    def count(self) -> int: ...
+
+    def stats(self) -> CollectionInfo | None: ...
+
+    def protect(self, *, protected: bool = True) -> None: ...
+
+    # Last, since behind it `list` no longer means the builtin.
+    def list(
+        self, *, limit: int = 100, after: str | None = None, where: Where | None = None
+    ) -> list[StoredDocument]: ...
