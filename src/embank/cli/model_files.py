@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embank.cli import errors, output
-from embank.cli.options import Invocation, configured
+from embank.cli.options import Invocation, age_s, configured
 from embank.errors import InvalidInput, ModelNotFound
 from embank.registry import nearest
 from embank.system.size import Size
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="A mirror of the hub; else HF_ENDPOINT, else the hub itself.")
 ]
-
-_AGES_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @configured
@@ -185,7 +182,7 @@ def prune(
     made = plan(
         list_cached() if hub_cache else list_files(directory, check=damaged),
         names=names or (),
-        older_than_s=None if older_than is None else _age_s(older_than),
+        older_than_s=None if older_than is None else age_s(older_than),
         to_bytes=limit if to is None else _size_bytes(to),
         damaged=damaged,
         now_s=time.time(),
@@ -284,13 +281,6 @@ def _ask(made: Plan) -> None:
 
 def _is_a_terminal() -> bool:
     return sys.stdin.isatty()
-
-
-def _age_s(text: str) -> float:
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?)\s*([smhdw])", text.strip())
-    if found is None:
-        raise InvalidInput(f"--older-than {text!r}: write a number with s, m, h, d or w, such as 30d", value=text)
-    return float(found[1]) * _AGES_S[found[2]]
 
 
 def _size_bytes(text: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,7 @@ WhereFilter = Annotated[
 ]
 
 DEFAULT_BANK = Path("embank.bank")
+_AGES_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,14 @@ def _with_flags(command: Callable[..., None], *, bank: bool) -> Callable[..., No
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__  # it would lead back to the narrower signature
     return run
+
+
+def age_s(text: str) -> float:
+    """The seconds of `--older-than`, such as 30d."""
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?)\s*([smhdw])", text.strip())
+    if found is None:
+        raise InvalidInput(f"--older-than {text!r}: write a number with s, m, h, d or w, such as 30d", value=text)
+    return float(found[1]) * _AGES_S[found[2]]
 
 
 def parsed_where(text: str | None) -> dict[str, Any] | None:

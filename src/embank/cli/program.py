@@ -27,6 +27,7 @@ from embank.cli import (
     reembed,
     search,
     stats,
+    upkeep,
 )
 from embank.registry import import_path
 
@@ -144,6 +145,8 @@ app.command("index", rich_help_panel=_WRITE)(ingest.index)
 app.command("add", rich_help_panel=_WRITE)(ingest.add)
 app.command("reembed", rich_help_panel=_WRITE)(reembed.reembed)
 app.command("delete", rich_help_panel=_WRITE)(documents.delete)
+app.command("purge", rich_help_panel=_WRITE)(upkeep.purge)
+app.command("compact", rich_help_panel=_WRITE)(upkeep.compact)
 app.command("search", rich_help_panel=_READ)(search.search)
 app.command("get", rich_help_panel=_READ)(documents.get)
 app.command("list", rich_help_panel=_READ)(documents.list_)
