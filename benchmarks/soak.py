@@ -14,8 +14,6 @@ recoveries_failed         `MemoryRecovered` events that were not ok, and recover
 20,000 operations a budget by default: some five minutes each on two cores. `--ops 1000000` and `--hours 24` (without
 --ops: as many as come) are the long forms. `--out FOLDER` keeps the samples as JSON lines, the highest of each second
 and every one above the budget; `--chart FILE.svg` draws them, with the length of the run in its title.
-
-Compaction is not among the operations: what it brings joins here once there is some.
 """
 
 from __future__ import annotations

@@ -5,11 +5,9 @@ What is being done at any moment stands in the first bytes of `plan.now` (see `N
 
 Covers ingest, update, metadata alone, delete, search (hybrid, dense, lexical, with a filter), get, list, bursts of
 questions never asked before (which turn caches over), and letting go of the model and all else that can be earned
-again (`bank.release()`) every 200 operations. Each ingest is followed by the deletion of as many documents, so that
-their number is constant. Every answer is checked: a wrong one is a failed operation, and so is an error.
-
-Does not cover compaction: an update leaves its old vector behind, and deleted ones stay in the segments, mapped and not
-held; a dense search scans them, so that it gets slower as operations go on.
+again (`bank.release()`) every 200 operations, and compaction every 1,000. Each ingest is followed by the deletion of as
+many documents, so that their number is constant. Every answer is checked: a wrong one is a failed operation, and so is
+an error.
 """
 
 from __future__ import annotations
@@ -32,6 +30,9 @@ if TYPE_CHECKING:
     from embank.events.kinds import Event
 
 CYCLE_OPS = 200
+COMPACT_OPS = 1_000
+"""A multiple of the one before: it follows a release."""
+
 REPORT_OPS = 50
 _GROUPS = 10
 _AT_ONCE = 2
@@ -51,8 +52,8 @@ WEIGHTS = {
     "list": 6,
     "churn": 2,
 }
-"""How often each kind is drawn, beside `delete`, which follows each ingest, and `release`."""
-KINDS = (*WEIGHTS, "delete", "release", "open", "close")
+"""How often each kind is drawn, beside `delete`, which follows each ingest, `release` and `compact`."""
+KINDS = (*WEIGHTS, "delete", "release", "compact", "open", "close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ class Soak:
             "list": self.page,
             "churn": self.churn,
             "release": self.release,
+            "compact": self.compact,
         }
 
     def kinds(self) -> Iterator[str]:
@@ -158,6 +160,9 @@ class Soak:
                     if done % CYCLE_OPS == CYCLE_OPS - 1:
                         yield "release"
                         done += 1
+                        if done % COMPACT_OPS == 0:
+                            yield "compact"
+                            done += 1
 
     def do(self, kind: str) -> None:
         """One operation; `WrongAnswerError`, or whatever the bank raises."""
@@ -240,6 +245,11 @@ class Soak:
         """Let go of everything that can be earned again, the model first of all."""
         self._bank.release()
 
+    def compact(self) -> None:
+        """Let go of the vectors and words of what was updated and deleted; the documents are the same."""
+        report = self._notes.compact()
+        _want((report.documents, report.slots_after), (self._live, report.passages))
+
     def _some(self) -> list[int]:
         return self._rng.sample(self._order, _AT_ONCE)
 
@@ -292,7 +302,7 @@ def run(plan: Plan, say: Callable[[dict[str, Any]], None]) -> None:
         if isinstance(event, MemoryRecovered):
             recoveries[event.ok] += 1
 
-    latencies = {kind: Latencies() for kind in (*WEIGHTS, "delete", "release")}
+    latencies = {kind: Latencies() for kind in (*WEIGHTS, "delete", "release", "compact")}
     failures: list[str] = []
     failed = done = 0
     with embank.open(plan.bank, memory=plan.budget, model=plan.model, own_process=True) as bank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -514,3 +515,26 @@ def test_memory_is_reserved_or_it_is_refused(tmp_path: Path) -> None:
         assert notes.stats() == before
         bank._engine.governor.budget_bytes = 2_000_000_000
         assert notes.compact().slots_after == 19
+
+
+def test_memory_does_not_grow_with_the_collection(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1.3 MB of vectors and half a megabyte of text, a window of 256 is held at a time."""
+    monkeypatch.setattr(compact, "WINDOW_ROWS", 256)
+    notes = open_store(lexical_rows=256).collection("notes")
+    vectors = np.random.default_rng(5).standard_normal((10_000, MODEL.dimension)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    text = "rivers carry silt and sand down to the sea"
+    upserts = [
+        Upsert(Document(f"d{number}", text), b"x", [Chunk(text, 0, len(text))]) for number in range(len(vectors))
+    ]
+    notes.commit(Batch(None, upserts, vectors), SPACE)
+    notes.delete([f"d{number}" for number in range(0, len(vectors), 10)])
+    del upserts, vectors
+    tracemalloc.start()
+    try:
+        report = notes.compact()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.slots_after == 9_000
+    assert peak < 400_000
