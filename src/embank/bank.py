@@ -147,7 +147,10 @@ class LocalCollection:
         disk has no room for both, and `StoreError` while a re-embedding is not finished.
         """
         with self._engine.creep.track("compact"):
-            return self._stored.compact(dry_run=dry_run, on_progress=on_progress)
+            report = self._stored.compact(dry_run=dry_run, on_progress=on_progress)
+            if report.outcome == "compacted":
+                self._engine.recovery.recover_now()  # what windows and words took lies with the allocator
+            return report
 
     def purge(
         self,

@@ -17,7 +17,13 @@ from embank.errors import (
     StorageFull,
     StoreError,
 )
-from embank.events.kinds import CompactionFinished, CompactionProgressed, CompactionStarted, CompactionUndone
+from embank.events.kinds import (
+    CompactionFinished,
+    CompactionProgressed,
+    CompactionStarted,
+    CompactionUndone,
+    MemoryRecovered,
+)
 from embank.events.stream import Stream
 from embank.records import Chunk, Document
 from embank.store import compact, documents, generations
@@ -514,7 +520,9 @@ def test_memory_is_reserved_or_it_is_refused(tmp_path: Path) -> None:
             notes.compact()
         assert notes.stats() == before
         bank._engine.governor.budget_bytes = 2_000_000_000
+        heard = bank.events.subscribe(None, kinds=(MemoryRecovered,))
         assert notes.compact().slots_after == 19
+        assert len(heard.drain()) == 1  # what it took goes back at once
 
 
 def test_memory_does_not_grow_with_the_collection(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
