@@ -393,9 +393,11 @@ def test_an_interruption_behind_the_swap_leaves_it(open_store: OpenStore, monkey
 def test_what_could_not_be_undone_is_at_the_next_opening(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = open_store()
+    stream = Stream()
+    store = open_store(stream=stream)
     notes = fragmented(store)
     before, whole = info_of(notes), answers(notes)
+    heard = stream.subscribe(None, kinds=(CompactionUndone,))
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
@@ -408,6 +410,9 @@ def test_what_could_not_be_undone_is_at_the_next_opening(
         meanwhile(patched, stop, before="verify")
         with pytest.raises(KeyboardInterrupt):
             notes.compact()
+        with pytest.raises(StoreError, match="an earlier compaction of 'notes' can't be undone"):
+            notes.compact()
+    assert heard.drain() == []  # nobody is told that it was undone
     assert "was cut short still takes room on the disk" in caplog.text
     assert folders(store.root)["vectors"] == ["1-0", "1-1"]
     assert same(answers(notes), whole)

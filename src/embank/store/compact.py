@@ -52,7 +52,7 @@ def is_due(info: CollectionInfo, settings: Settings) -> bool:
 
 
 def undo(shared: Shared, name: str) -> bool:
-    """Give up a compaction that was cut short, for its generation to be removed; whether there was one.
+    """Give up a compaction that was cut short, for its generation to be removed; whether there was one and it is.
 
     Raises nothing: one that can't be given up now costs disk space until the bank is next opened.
     """
@@ -65,7 +65,7 @@ def undo(shared: Shared, name: str) -> bool:
                     generations.retire(connection, at, now=shared.clock.now())
     except (EmbankError, OSError, sqlite3.Error) as error:
         _log.warning("a compaction of %r that was cut short still takes room on the disk: %s", name, error)
-        return True
+        return False
     return at is not None
 
 
@@ -146,6 +146,8 @@ class Compactor:
             schema.allow_generations(self._database.root, writer, files=self._shared.files)
             if undo(self._shared, self._name):  # of a run that failed so badly that it could not be undone then
                 self._shadows.tidy()
+            elif generations.filling(writer, row, "compacting") is not None:
+                raise StoreError(f"an earlier compaction of {self._name!r} can't be undone: see the log for the reason")
             info, now = row.info, self._shared.clock.now()
             space = Space(info.fingerprint or "", info.dimension or 0, info.model)
             with self._database.transaction() as connection:
