@@ -12,6 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from embank.errors import BankDamaged
 from embank.store.codec import Codec, Float32, Stored
+from embank.store.picking import Scattered, scattered
 from embank.system.files import Files
 
 SEGMENT_ROWS = 65_536
@@ -27,22 +29,39 @@ _HEADER = struct.Struct("<8s4sIQI")
 _MAGIC = b"EMBKVEC1"
 
 
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A segment's records in two mappings: for reading in order, and for picking some of them."""
+
+    records: Stored
+    picked: Stored
+    picking: mmap.mmap
+
+
 class Rows:
     """The stored vectors of slots [0, len): an immutable picture, valid for as long as it is held. Thread-safe."""
 
-    def __init__(self, codec: Codec, segments: tuple[Stored, ...], count: int) -> None:
+    def __init__(self, codec: Codec, segments: tuple[Mapped, ...], count: int, scattered_rows: Scattered) -> None:
         self.codec = codec
-        self._segments = segments
+        self._mapped = segments
+        self._scattered = scattered_rows
         self._count = count
+        self._segments = tuple(
+            segment.records[: count - number * SEGMENT_ROWS] for number, segment in enumerate(segments)
+        )
 
     def __len__(self) -> int:
         return self._count
 
-    def blocks(self, size: int) -> Iterator[tuple[int, Stored]]:
+    def blocks(self, size: int, *, first_slot: int = 0) -> Iterator[tuple[int, Stored]]:
         """(first slot, records) in slot order, at most `size` records each; views of the mapping, not copies."""
         for number, segment in enumerate(self._segments):
-            for start in range(0, len(segment), size):
+            for start in range(max(first_slot - number * SEGMENT_ROWS, 0), len(segment), size):
                 yield number * SEGMENT_ROWS + start, segment[start : start + size]
+
+    def pick(self, slots: npt.NDArray[np.int64]) -> Float32:
+        """The same as `gather` for few slots far apart: nothing is read ahead around them."""
+        return self._scattered.read([(segment.picking, segment.picked) for segment in self._mapped], slots)
 
     def gather(self, slots: npt.NDArray[np.int64]) -> Float32:
         """float32 vectors of `slots`, in that order; read in ascending order, which is kind to the disk."""
@@ -77,7 +96,8 @@ class Segments:
         self._codec = codec
         self._files = files
         self._open: tuple[int, int] | None = None  # (segment number, descriptor) of the file being appended to
-        self._mapped: dict[int, Stored] = {}  # full or growing segments, the latest mapping of each
+        self._scattered = Scattered(codec, SEGMENT_ROWS, DATA_OFFSET)
+        self._mapped: dict[int, Mapped] = {}  # full or growing segments, the latest mapping of each
 
     def append(self, vectors: Float32, *, mark: int) -> None:
         """Write `vectors` at slots [mark, mark + n). Durable only after `sync`; may be repeated with the same mark."""
@@ -127,10 +147,10 @@ class Segments:
         for number in range(-(-mark // SEGMENT_ROWS)):
             wanted = min(mark - number * SEGMENT_ROWS, SEGMENT_ROWS)
             mapped = self._mapped.get(number)
-            if mapped is None or len(mapped) < wanted:
+            if mapped is None or len(mapped.records) < wanted:
                 mapped = self._mapped[number] = self._map(number, wanted)
-            segments.append(mapped[:wanted])
-        return Rows(self._codec, tuple(segments), mark)
+            segments.append(mapped)
+        return Rows(self._codec, tuple(segments), mark, self._scattered)
 
     def close(self) -> None:
         """Close the file being written. Mappings live until the last `Rows` that uses them is gone."""
@@ -169,7 +189,7 @@ class Segments:
         body = _HEADER.pack(_MAGIC, dtype, self._codec.dimension, number * SEGMENT_ROWS, SEGMENT_ROWS)
         return body + struct.pack("<I", zlib.crc32(body))
 
-    def _map(self, number: int, wanted: int) -> Stored:
+    def _map(self, number: int, wanted: int) -> Mapped:
         path = self._path(number)
         size = self._offset(wanted)
         try:
@@ -181,9 +201,13 @@ class Segments:
                         expected_bytes=size,
                     )
                 mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                picking = scattered(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
         except FileNotFoundError as error:
             raise BankDamaged(f"{path} is missing: restore the bank from a backup", path=str(path)) from error
         header = self._header(number)
         if mapping[: len(header)] != header:
             raise BankDamaged(f"{path} is not the segment that the bank recorded (its header differs)", path=str(path))
-        return np.frombuffer(mapping, self._codec.record, count=wanted, offset=DATA_OFFSET)
+        records, picked = (
+            np.frombuffer(each, self._codec.record, count=wanted, offset=DATA_OFFSET) for each in (mapping, picking)
+        )
+        return Mapped(records, picked, picking)

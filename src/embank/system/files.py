@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -54,11 +56,24 @@ class Files:
 
     def replace(self, path: Path, content: bytes, *, mode: int = 0o600) -> None:
         """Put `content` at `path` whole or not at all, durably: temporary file, fsync, rename, fsync of the folder."""
+        with self.replacing(path, mode=mode) as write:
+            write(content)
+
+    @contextmanager
+    def replacing(self, path: Path, *, mode: int = 0o600) -> Iterator[Callable[[bytes], None]]:
+        """The same for content that comes in pieces: a function that writes the next; in place when the block ends."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        written = 0
+
+        def write(piece: bytes) -> None:
+            nonlocal written
+            self.write_at(descriptor, memoryview(piece), written)
+            written += len(piece)
+
         try:
             try:
-                self.write_at(descriptor, memoryview(content), 0)
+                yield write
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

@@ -7,6 +7,8 @@ Subclass `IndexContract` in a test module and define the fixture `build`, a func
         def build(self, tmp_path):
             return lambda vectors: MyIndex(vectors, tmp_path)
 
+`CodesContract` is the same for what lies below an index with rescoring: its fixture makes codes from vectors.
+
 It checks values: returned scores are the exact inner products, filters are exact, recall is above the declared floor.
 """
 
@@ -19,10 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from embank.store.index.protocol import Index
+from embank.store.index.protocol import Codes, Index
 
 Float32 = npt.NDArray[np.float32]
 Build = Callable[[Float32], Index]
+
+BuildCodes = Callable[[Float32], Codes]
 
 DIMENSION = 48
 
@@ -32,6 +36,14 @@ def clustered(count: int, *, seed: int) -> Float32:
     random = np.random.default_rng(seed)
     centres = random.standard_normal((max(count // 20, 1), DIMENSION))
     rows = centres[random.integers(len(centres), size=count)] + 0.35 * random.standard_normal((count, DIMENSION))
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def questions(vectors: Float32, count: int, *, seed: int) -> Float32:
+    """Normalised queries, each somewhere around one of `vectors`: near some of them, and equal to none."""
+    random = np.random.default_rng(seed)
+    chosen = vectors[random.integers(len(vectors), size=count)]
+    rows = chosen + 0.7 * random.standard_normal(chosen.shape) / np.sqrt(chosen.shape[1])
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
@@ -57,14 +69,10 @@ class IndexContract:
     def test_recall_is_above_the_declared_floor(self, build: Build) -> None:
         vectors = clustered(5_000, seed=3)
         index = build(vectors)
-        hits = total = 0
-        for query in clustered(50, seed=4):
-            exact = vectors @ query
-            tenth = np.sort(exact)[-10]
-            found = index.search(query, 10)
-            hits += int((exact[found.slots] >= tenth - self.score_tolerance).sum())
-            total += 10
-        assert hits / total >= index.capabilities.recall_floor
+        hits = sum(
+            self._hits(vectors @ query, index.search(query, 10).slots) for query in questions(vectors, 50, seed=4)
+        )
+        assert hits / 500 >= index.capabilities.recall_floor
 
     def test_filter_is_exact(self, build: Build) -> None:
         vectors = clustered(3_000, seed=5)
@@ -72,15 +80,22 @@ class IndexContract:
         if not index.capabilities.filters:
             pytest.skip(f"{index.name} takes no filters")
         random = np.random.default_rng(6)
-        query = clustered(1, seed=7)[0]
         for share in (0.9, 0.3, 0.01):
             allowed = random.random(len(vectors)) < share
-            found = index.search(query, 10, allowed=allowed)
-            assert allowed[found.slots].all()
-            best = np.sort((vectors @ query)[allowed])[::-1][:10]
-            if index.capabilities.exact_scores:
-                np.testing.assert_allclose(found.scores, best, atol=self.score_tolerance)
-            assert len(found.slots) == min(10, int(allowed.sum()))
+            hits = 0
+            for query in questions(vectors, 20, seed=7):
+                found = index.search(query, 10, allowed=allowed)
+                exact = vectors @ query
+                assert allowed[found.slots].all()
+                assert len(found.slots) == min(10, int(allowed.sum()))
+                if index.capabilities.exact_scores:
+                    np.testing.assert_allclose(found.scores, exact[found.slots], atol=self.score_tolerance)
+                hits += self._hits(np.where(allowed, exact, -np.inf), found.slots)
+            assert hits / 200 >= index.capabilities.recall_floor
+
+    def _hits(self, exact: Float32, found: npt.NDArray[np.int64]) -> int:
+        """How many of `found` are among the 10 best, or as good as the tenth."""
+        return int((exact[found] >= np.sort(exact)[-10] - self.score_tolerance).sum())
 
     def test_nothing_allowed_gives_nothing(self, build: Build) -> None:
         index = build(clustered(100, seed=8))
@@ -114,3 +129,55 @@ class IndexContract:
         kinds: list[Any] = [found.slots.dtype, found.scores.dtype, index.rows, isinstance(index, Index)]
         assert kinds == [np.int64, np.float32, 64, True]
         assert index.used_bytes() >= 0
+
+
+class CodesContract:
+    """What holds for codes: they find most of what is near among 20 times as many candidates, and heed a filter."""
+
+    @pytest.fixture
+    def build(self) -> BuildCodes:
+        """Makes the codes under test from vectors of shape (n, d); to be overridden."""
+        raise NotImplementedError("define the fixture `build`")
+
+    def test_what_is_near_is_among_the_candidates(self, build: BuildCodes) -> None:
+        vectors = clustered(5_000, seed=21)
+        codes = build(vectors)
+        hits = 0
+        for query in questions(vectors, 50, seed=22):
+            nearest = np.argsort(vectors @ query)[-10:]
+            hits += len(np.intersect1d(codes.candidates(query, 200), nearest))
+        assert hits / 500 >= 0.9
+
+    def test_candidates_are_slots_none_twice(self, build: BuildCodes) -> None:
+        codes = build(clustered(1_000, seed=23))
+        found = codes.candidates(clustered(1, seed=24)[0], 100)
+        assert found.dtype == np.int64
+        assert 0 < len(found) <= 100
+        assert len(set(found.tolist())) == len(found)
+        assert set(found.tolist()) <= set(range(1_000))
+
+    def test_a_filter_is_heeded(self, build: BuildCodes) -> None:
+        codes = build(clustered(3_000, seed=25))
+        if not codes.takes_filters:
+            pytest.skip(f"{codes.name} takes no filters")
+        random = np.random.default_rng(26)
+        for share in (0.9, 0.3, 0.01, 0.0):
+            allowed = random.random(3_000) < share
+            assert allowed[codes.candidates(clustered(1, seed=27)[0], 100, allowed=allowed)].all()
+
+    def test_vectors_can_be_added_bit_by_bit(self, build: BuildCodes) -> None:
+        vectors = clustered(700, seed=28)
+        codes = build(vectors[:100])
+        for first in range(100, 700, 150):
+            codes.add(vectors[first : first + 150])
+        assert codes.rows == 700
+        assert 650 in codes.candidates(vectors[650], 50)
+
+    def test_it_counts_its_bytes(self, build: BuildCodes) -> None:
+        small, large = build(clustered(500, seed=29)), build(clustered(4_000, seed=29))
+        assert 0 < small.used_bytes() < large.used_bytes()
+
+    def test_it_can_be_written(self, build: BuildCodes) -> None:
+        written: list[bytes] = []
+        build(clustered(500, seed=29)).save(written.append)
+        assert sum(map(len, written)) > 500

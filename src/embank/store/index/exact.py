@@ -30,11 +30,12 @@ class ExactIndex:
     def used_bytes(self) -> int:
         return 0
 
-    def search(self, query: Float32, k: int, *, allowed: Mask | None = None) -> Neighbors:
+    def search(self, query: Float32, k: int, *, allowed: Mask | None = None, first_slot: int = 0) -> Neighbors:
+        """As the protocol says; only slots from `first_slot` on are looked at."""
         scratch = np.empty((min(BLOCK_ROWS, len(self._rows)), self._rows.codec.dimension), np.float32)
         best = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
         decode = self._rows.codec.decode
-        for first, block in self._rows.blocks(BLOCK_ROWS):
+        for first, block in self._rows.blocks(BLOCK_ROWS, first_slot=first_slot):
             if allowed is None:
                 places = np.arange(len(block))
                 scores = decode(block, scratch) @ query
@@ -44,11 +45,11 @@ class ExactIndex:
                     scores = decode(block[places], scratch) @ query
                 else:
                     scores = (decode(block, scratch) @ query)[places]
-            best = _merge(best, places + first, scores, k)
+            best = best_of(best, places + first, scores, k)
         return best
 
 
-def _merge(best: Neighbors, slots: Slots, scores: Float32, k: int) -> Neighbors:
+def best_of(best: Neighbors, slots: Slots, scores: Float32, k: int) -> Neighbors:
     """The `k` best of both, best first. Later slots lose ties, so that the answer does not depend on the blocks."""
     if len(best.scores) == k:
         above = scores > best.scores[-1]

@@ -1,11 +1,13 @@
-"""The protocol of a nearest-neighbour index.
+"""The protocols of nearest-neighbour search over slots and vectors.
 
-An index knows slots and vectors, nothing else: tombstones, filters, normalisation, rescoring and the choice of an
-index live once, above it.
+`Codes` are what a library keeps of vectors in memory; they propose candidates. An `Index` answers with exact scores:
+by scanning everything, or by rescoring the candidates of codes from the mapped vectors. Tombstones, filters,
+rescoring and the un-indexed tail live once, above the codes; normalisation happens before vectors are stored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +17,8 @@ import numpy.typing as npt
 Slots = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Write = Callable[[bytes], object]
+Read = Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +60,42 @@ class Index(Protocol):
 
         `query` is float32, shape (dimension,).
         """
+        ...
+
+
+@runtime_checkable
+class Codes(Protocol):
+    """Vectors of slots [0, `rows`) in a form made for finding candidates.
+
+    Any number of threads may search while nobody adds; adding is for codes that no search knows of yet.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def takes_filters(self) -> bool:
+        """Whether `candidates` heeds `allowed`; where not, the caller asks for more and filters."""
+        ...
+
+    @property
+    def rows(self) -> int: ...
+
+    def used_bytes(self) -> int:
+        """Anonymous bytes held."""
+        ...
+
+    def add(self, vectors: Float32) -> None:
+        """Take in the vectors of the next slots, float32, shape (n, dimension)."""
+        ...
+
+    def candidates(self, query: Float32, count: int, *, allowed: Mask | None = None) -> Slots:
+        """At most `count` slots that are probably the nearest, in no particular order, none twice.
+
+        `allowed` has shape (rows,); codes that take no filters are never given one.
+        """
+        ...
+
+    def save(self, write: Write) -> None:
+        """Write them out, piece by piece."""
         ...

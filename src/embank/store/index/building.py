@@ -1,0 +1,96 @@
+"""Making codes from mapped vectors: trained on a sample that fits the memory granted, filled block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from embank.errors import BudgetExceeded
+from embank.memory.governor import Governor
+from embank.store.index import faiss
+from embank.store.index.faiss import FaissCodes
+from embank.store.index.methods import Method
+from embank.store.index.protocol import Float32, Mask, Slots
+from embank.store.vectors import Rows
+from embank.system.log import get_logger
+
+_log = get_logger(__name__)
+
+BLOCK_ROWS = 4_096
+_TRAINING_FACTOR = 2.5
+"""What training takes over its sample: FAISS normalises, subtracts centroids and permutes in copies."""
+
+_GROWTH_FACTOR = 2
+"""A list that grows holds its old and its new place while it is copied."""
+
+PQ_WARNING_ROWS = 10_000
+
+
+class Interrupted(Exception):  # noqa: N818 -- it is no error: whoever closes a bank does not wait for an index
+    """The building was called off."""
+
+
+def trained(
+    method: Method, rows: Rows, *, dead: Mask | None, governor: Governor | None, seed: int = 0
+) -> tuple[FaissCodes, int]:
+    """Empty codes, and how many rows they were trained on: as many as the memory granted allows.
+
+    Raises `InvalidInput` for fewer rows than the method needs, and `BudgetExceeded` where not even those fit.
+    """
+    living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
+    method.check_rows(len(living))
+    wanted = min(method.wanted_rows, len(living))
+    row_bytes = int(method.dimension * 4 * _TRAINING_FACTOR)
+    if governor is None:
+        return faiss.train(method, _sample(rows, living, wanted, seed)), wanted
+    with governor.reserve(
+        f"training {method.factory}", wanted * row_bytes, least_bytes=method.least_rows * row_bytes
+    ) as granted:
+        count = min(granted.granted_bytes // row_bytes, wanted)
+        codes = faiss.train(method, _sample(rows, living, count, seed))
+    if method.kind == "pq" and count < PQ_WARNING_ROWS:
+        _log.warning("%s was trained on %d vectors; fewer than %d cost recall", method.factory, count, PQ_WARNING_ROWS)
+    return codes, count
+
+
+def fill(
+    codes: FaissCodes, rows: Rows, *, governor: Governor | None, going: Callable[[], bool], below: int | None = None
+) -> None:
+    """Take in the vectors of `rows` that the codes lack (up to slot `below`).
+
+    Raises `BudgetExceeded`, and `Interrupted` once `going` says no.
+    """
+    end = len(rows) if below is None else below
+    scratch = np.empty((min(BLOCK_ROWS, end), rows.codec.dimension), np.float32)
+    held = codes.method.held_bytes(end) * _GROWTH_FACTOR + scratch.nbytes
+    reservation = None if governor is None else governor.reserve(f"building {codes.method.factory}", held)
+    try:
+        for first, block in rows.blocks(BLOCK_ROWS, first_slot=codes.rows):
+            if not going():
+                raise Interrupted
+            if first >= end:
+                break
+            codes.add(rows.codec.decode(block[: end - first], scratch))
+    finally:
+        if reservation is not None:
+            reservation.release()
+
+
+def check_budget(method: Method, rows: int, limit_bytes: int) -> None:
+    """Raise `BudgetExceeded` where the codes of so many rows would take more than `limit_bytes`."""
+    needed = method.held_bytes(rows)
+    if needed > limit_bytes:
+        raise BudgetExceeded(
+            f"the vector index {method.factory}",
+            wanted_bytes=needed,
+            available_bytes=limit_bytes,
+            budget_bytes=limit_bytes,
+        )
+
+
+def _sample(rows: Rows, living: Slots, count: int, seed: int) -> Float32:
+    if count >= len(living):
+        return rows.gather(living)
+    chosen = np.random.default_rng(seed).choice(len(living), count, replace=False)
+    return rows.gather(living[np.sort(chosen)])

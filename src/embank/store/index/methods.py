@@ -1,0 +1,166 @@
+"""Ways to keep vectors for searching, as data: what each is called, holds, needs for training, and can be told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from embank.errors import InvalidInput
+
+Kind = Literal["flat", "sq8", "pq", "pq-fastscan", "rabitq", "ivf", "hnsw"]
+
+LEAST_TRAINING_ROWS = 4_096
+"""16 centroids of 256 vectors each: what a four-bit quantiser needs."""
+
+_ID_BYTES = 8
+"""What a vector's number takes in an inverted list. Forms without lists refuse selectors, or are none."""
+
+_POINTS_PER_CENTROID = 39
+"""FAISS's own mark, below which it warns that a k-means has too little to go by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way, with every parameter decided.
+
+    `parts`: sub-quantisers of a product quantiser. `bits`: of each of them. `lists`, `probes`: inverted lists, and how
+    many of them a search looks into. `links`, `ef_build`, `ef_search`: of the graph. `rescored`: candidates whose
+    exact score is computed for a search for 10.
+    """
+
+    kind: Kind
+    dimension: int
+    parts: int = 0
+    bits: int = 0
+    lists: int = 0
+    probes: int = 0
+    links: int = 0
+    ef_build: int = 0
+    ef_search: int = 0
+    rescored: int = 200
+
+    @property
+    def factory(self) -> str:
+        """What FAISS's `index_factory` calls it. Inverted lists, be it one, are what makes codes take a selector."""
+        return {
+            "flat": "Flat",
+            "sq8": "SQ8",
+            "pq": f"IVF1,PQ{self.parts}x{self.bits}",
+            "pq-fastscan": f"IVF1,PQ{self.parts}x4fs",
+            "rabitq": "IVF1,RaBitQfs",
+            "ivf": f"IVF{self.lists},PQ{self.parts}x4fs",
+            "hnsw": f"HNSW{self.links},SQ8",
+        }[self.kind]
+
+    @property
+    def name(self) -> str:
+        """For people: its form, and how many candidates are rescored."""
+        searched = f", {self.probes} probes" if self.kind == "ivf" else ""
+        searched = f", ef {self.ef_search}" if self.kind == "hnsw" else searched
+        return f"{self.factory}{searched} + {self.rescored}"
+
+    @property
+    def row_bytes(self) -> float:
+        """Anonymous bytes a vector."""
+        return {
+            "flat": 4.0 * self.dimension,
+            "sq8": float(self.dimension),
+            "pq": self.parts * self.bits / 8 + _ID_BYTES,
+            "pq-fastscan": self.parts / 2 + _ID_BYTES,
+            "rabitq": self.dimension / 8 + 8 + _ID_BYTES,
+            "ivf": self.parts / 2 + _ID_BYTES,
+            # Twice the links on the lowest layer, 4 bytes each; a level and an offset; a little for the upper layers.
+            "hnsw": self.dimension + 8 * self.links + 12 + 8,
+        }[self.kind]
+
+    def held_bytes(self, rows: int) -> int:
+        """Anonymous bytes over `rows` vectors, with centroids."""
+        centroids = 4 * self.dimension * (self.lists + 2 ** max(self.bits, 4))
+        return int(rows * self.row_bytes) + centroids
+
+    @property
+    def least_rows(self) -> int:
+        """Vectors below which it can't be trained."""
+        if self.kind in {"flat", "hnsw"}:
+            return 1
+        return max(LEAST_TRAINING_ROWS, _POINTS_PER_CENTROID * self.lists)
+
+    @property
+    def wanted_rows(self) -> int:
+        """Vectors beyond which training gains nothing worth its memory."""
+        if self.kind == "pq":
+            return max(256 * 2**self.bits, 4 * LEAST_TRAINING_ROWS)
+        return max(self.least_rows, 4 * LEAST_TRAINING_ROWS, 64 * self.lists)
+
+    def check_rows(self, rows: int) -> None:
+        """Raise `InvalidInput` where there are too few vectors to train with."""
+        if rows < self.least_rows:
+            raise InvalidInput(
+                f"{self.factory} is trained on at least {self.least_rows:,} vectors, there are {rows:,}",
+                least_rows=self.least_rows,
+                rows=rows,
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which `Method(**…)` makes it again."""
+        return asdict(self)
+
+
+def method(
+    kind: str,
+    dimension: int,
+    rows: int,
+    *,
+    parts: int | None = None,
+    bits: int | None = None,
+    lists: int | None = None,
+    probes: int | None = None,
+    links: int | None = None,
+    ef_search: int | None = None,
+    rescored: int | None = None,
+) -> Method:
+    """The way of that kind for `rows` vectors of `dimension`; what is not said is chosen.
+
+    Raises `InvalidInput` for parameters that don't fit each other.
+    """
+    if kind not in get_args(Kind):
+        raise InvalidInput(f"a vector index is {', '.join(get_args(Kind))}, not {kind!r}", kind=kind)
+    depth = rescored or 200
+    match kind:
+        case "flat":
+            return Method("flat", dimension, rescored=rescored or 10)
+        case "sq8":
+            return Method("sq8", dimension, rescored=rescored or 50)
+        case "rabitq":
+            return Method("rabitq", dimension, rescored=depth)
+        case "pq":
+            width = _parts(dimension, parts, components=8)
+            return Method("pq", dimension, parts=width, bits=bits or 8, rescored=depth)
+        case "pq-fastscan":
+            return Method(
+                "pq-fastscan", dimension, parts=_parts(dimension, parts, components=4), bits=4, rescored=depth
+            )
+        case "ivf":
+            count = lists or _lists(rows)
+            width = _parts(dimension, parts, components=4)
+            looked = min(probes or max(count // 8, 1), count)
+            return Method("ivf", dimension, parts=width, bits=4, lists=count, probes=looked, rescored=rescored or 300)
+    edges = links or 32
+    return Method("hnsw", dimension, links=edges, ef_build=80, ef_search=ef_search or 128, rescored=rescored or 100)
+
+
+def _parts(dimension: int, wanted: int | None, *, components: int) -> int:
+    """Sub-quantisers: as wanted, else the most of at least so many `components` each. They must divide the dimension."""
+    if wanted is not None:
+        if dimension % wanted:
+            raise InvalidInput(f"{wanted} parts do not divide {dimension} dimensions", parts=wanted)
+        return wanted
+    most = max(dimension // components, 1)
+    return next(parts for parts in range(most, 0, -1) if dimension % parts == 0)
+
+
+def _lists(rows: int) -> int:
+    """About 1 to 2 times the square root of `rows`, a power of two, and few enough to be trained."""
+    most = max(rows // _POINTS_PER_CENTROID, 1)
+    return int(min(2 ** math.ceil(math.log2(max(math.sqrt(rows), 1))), 2 ** int(math.log2(most))))

@@ -1,0 +1,123 @@
+"""Codes on the disk: one file, written beside its place and moved in whole, with a checksum over every byte.
+
+    magic (8) | length of the head (4) | head: JSON (see `Head`) | CRC-32 of all before (4) | codes | CRC-32 of the codes (4)
+
+It is a derived view: what can't be read is thrown away and built again from the vectors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from embank.store.index import faiss
+from embank.store.index.faiss import FaissCodes
+from embank.store.index.methods import Method
+from embank.store.vectors import Rows
+from embank.system.files import Files
+
+_MAGIC = b"EMBKIDX1"
+_LENGTH = struct.Struct("<I")
+_MOST_HEAD_BYTES = 1 << 20
+_WITNESSES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the file says of itself.
+
+    `name` is the truth it is derived from, `sequence` the change it has applied, `rows` the slots it covers,
+    `trained_rows` what its quantisers saw, `of_rows` how many rows there were then. `witness` is a checksum over some
+    of the vectors that were put in.
+    """
+
+    name: str
+    sequence: int
+    rows: int
+    trained_rows: int
+    of_rows: int
+    witness: int
+    method: Method
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def witness(rows: Rows, count: int) -> int:
+    """A checksum over the stored vectors of 64 slots spread evenly over the first `count`."""
+    slots = (
+        np.unique(np.linspace(0, max(count - 1, 0), _WITNESSES).astype(np.int64)) if count else np.empty(0, np.int64)
+    )
+    return zlib.crc32(rows.pick(slots).data)
+
+
+def save(path: Path, codes: FaissCodes, head: Head, *, files: Files) -> int:
+    """Write the file, durably, whole or not at all; its size in bytes. Raises `OSError`."""
+    front = json.dumps(head.as_dict()).encode()
+    front = _MAGIC + _LENGTH.pack(len(front)) + front
+    with files.replacing(path) as write:
+        write(front + _LENGTH.pack(zlib.crc32(front)))
+        size, checksum = len(front) + 2 * _LENGTH.size, 0
+
+        def piece(data: bytes) -> None:
+            nonlocal size, checksum
+            write(data)
+            size, checksum = size + len(data), zlib.crc32(data, checksum)
+
+        codes.save(piece)
+        write(_LENGTH.pack(checksum))
+    return size
+
+
+def head(path: Path) -> Head | None:
+    """What the file at `path` says of itself; `None` where there is none. Raises `ValueError` for a damaged one."""
+    try:
+        with path.open("rb") as file:
+            return _head(file)
+    except FileNotFoundError:
+        return None
+
+
+def load(path: Path) -> tuple[FaissCodes, Head]:
+    """The codes; every byte is checked. Raises `ValueError` for a damaged file, and `OSError`."""
+    with path.open("rb") as file:
+        told = _head(file)
+        left = os.fstat(file.fileno()).st_size - file.tell() - _LENGTH.size
+        checksum = 0
+
+        def read(size: int) -> bytes:
+            nonlocal left, checksum
+            data = file.read(max(min(size, left), 0))
+            left, checksum = left - len(data), zlib.crc32(data, checksum)
+            return data
+
+        codes = faiss.load(told.method, read)
+        if left or file.read(_LENGTH.size) != _LENGTH.pack(checksum):
+            raise ValueError("the checksum over the codes differs")
+        if codes.rows != told.rows:
+            raise ValueError(f"the codes are of {codes.rows} rows, not of {told.rows}")
+    return codes, told
+
+
+def _head(file: BinaryIO) -> Head:
+    start = file.read(len(_MAGIC) + _LENGTH.size)
+    if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + _LENGTH.size:
+        raise ValueError("it is no vector index of Embank")
+    (length,) = _LENGTH.unpack(start[len(_MAGIC) :])
+    body = file.read(min(length, _MOST_HEAD_BYTES))
+    if file.read(_LENGTH.size) != _LENGTH.pack(zlib.crc32(start + body)):
+        raise ValueError("the checksum over its head differs")
+    values = json.loads(body)
+    try:
+        return Head(**{**values, "method": Method(**values["method"])})
+    except (TypeError, KeyError) as error:  # of another version
+        raise ValueError(f"its head can't be understood: {error}") from error
