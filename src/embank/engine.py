@@ -109,6 +109,7 @@ class Engine:
             root,
             read_only=read_only,
             settings=config.section("store"),
+            index=config.section("index"),
             stream=self.stream,
             governor=self.governor,
             files=files,

@@ -82,6 +82,7 @@ SECTIONS = Table(
         "remote": "embank.embed.remote.settings:Settings",
         "worker": "embank.embed.worker.settings:Settings",
         "store": "embank.store.settings:Settings",
+        "index": "embank.store.index.settings:Settings",
         "search": "embank.search.settings:Settings",
     },
 )

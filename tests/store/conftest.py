@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,12 @@ def open_store(tmp_path: Path) -> Iterator[OpenStore]:
     opened: list[LocalStore] = []
 
     def open_it(
-        *, read_only: bool = False, files: Files | None = None, lexical_rows: int = 4096, stream: Stream | None = None
+        *,
+        read_only: bool = False,
+        files: Files | None = None,
+        lexical_rows: int = 4096,
+        stream: Stream | None = None,
+        **more: Any,
     ) -> LocalStore:
         store = LocalStore(
             tmp_path / "bank",
@@ -37,6 +43,7 @@ def open_store(tmp_path: Path) -> Iterator[OpenStore]:
             settings=Settings(lexical_rows=lexical_rows),
             stream=stream or Stream(),
             files=files,
+            **more,
         )
         opened.append(store)
         return store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from embank.store.collections import Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
 from embank.store.generation import Epoch, Generation, OpenGenerations
 from embank.store.index.protocol import Mask
+from embank.store.index.view import IndexStatus, VectorView
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
 from embank.store.purge import OnPurgeProgress, Purger
 from embank.store.reports import CompactReport, PurgeReport
@@ -134,12 +136,13 @@ class StoredCollection:
                 audit.record(connection, "protect" if protected else "unprotect", self.name, at=now)
 
     def close(self) -> None:
-        """Close files and the view's writer, which is brought up to date first if readers would find it far behind."""
+        """Close files and views, which are brought up to date first if readers would find them far behind."""
         if self._written:
             try:
-                self.catch_up(lag_rows=_CLOSING_LAG_ROWS)
-            except EmbankError as error:  # nothing is lost by it: whoever opens the bank next catches up
-                _log.warning("the lexical view of %r lags behind: %s", self.name, error)
+                self.catch_up(lag_rows=_CLOSING_LAG_ROWS, index=False)
+                self.refresh_index()
+            except (EmbankError, OSError) as error:  # nothing is lost by it: whoever opens the bank next catches up
+                _log.warning("the views of %r lag behind: %s", self.name, error)
         self._generations.close()
 
     # --- searching ---
@@ -161,7 +164,8 @@ class StoredCollection:
                     if seen is None:
                         continue
                     epoch, picture = seen
-                    yield Snapshot(row, connection, epoch, picture, _allowed(connection, row, epoch, predicate))
+                    allowed = _allowed(connection, row, epoch, predicate)
+                    yield Snapshot(row, connection, epoch, picture, allowed, partial(generation.index, row, epoch))
                 finally:
                     self._generations.leave(generation)
                 return
@@ -171,8 +175,11 @@ class StoredCollection:
         """Watch which documents a run over the source `root` gives, to tell afterwards which are gone."""
         return Sweep(self._database, self.name, root)
 
-    def catch_up(self, *, lag_rows: int | None = None) -> None:
-        """Bring the lexical view up to date if it lags by `lag_rows` passages, or as many as the settings allow."""
+    def catch_up(self, *, lag_rows: int | None = None, index: bool = True) -> None:
+        """Bring the lexical view up to date if it lags by `lag_rows` passages, or as many as the settings allow.
+
+        Where the vector index is due, it is brought up to date in the background, unless `index` is false.
+        """
         allowed = self._shared.settings.lexical_rows if lag_rows is None else lag_rows
         with self._database.reading() as connection:
             row = collections.find(connection, self.name)
@@ -180,11 +187,29 @@ class StoredCollection:
             if row is None or generation is None:  # nothing there, or replaced this moment by one that is up to date
                 return
             try:
+                if index:
+                    generation.vector_view(row).wake(row)
                 view = generation.view(row)
                 if view.lag_rows(row) >= allowed:
                     view.picture(row, connection)
             finally:
                 self._generations.leave(generation)
+
+    def index_status(self) -> IndexStatus | None:
+        """What its vectors are searched with, and why; `None` before the first document."""
+        with self._vector_view() as (view, row):
+            return None if view is None or row is None else view.status(row)
+
+    def refresh_index(self) -> IndexStatus | None:
+        """Bring the vector index up to date now, if it is due.
+
+        Raises `BudgetExceeded`, `InvalidInput` where there are too few vectors for it, and `MissingExtra`.
+        """
+        with self._vector_view() as (view, row):
+            if view is None or row is None:
+                return None
+            view.refresh()
+            return view.status(row)
 
     def writer_view(self) -> LexicalView | None:
         """The lexical view where one is open, for those who account for its memory."""
@@ -232,6 +257,22 @@ class StoredCollection:
         self._shadows.tidy()
 
     # --- inside ---
+
+    @contextmanager
+    def _vector_view(self) -> Iterator[tuple[VectorView | None, Row | None]]:
+        row = self._row()
+        generation = self._generations.enter(row) if row is not None else None
+        if row is None or generation is None:
+            yield None, row
+            return
+        try:
+            yield generation.vector_view(row), row
+        finally:
+            self._generations.leave(generation)
+
+    def _row(self) -> Row | None:
+        with self._existing() as (_, row):
+            return row
 
     @contextmanager
     def _existing(self) -> Iterator[tuple[sqlite3.Connection, Row | None]]:

@@ -15,7 +15,8 @@ from embank.memory.governor import Registration
 from embank.store import documents
 from embank.store.codec import Stored
 from embank.store.collections import Row
-from embank.store.index.protocol import Float32, Mask
+from embank.store.index.protocol import Float32, Index, Mask
+from embank.store.index.view import VectorView
 from embank.store.shared import Shared
 from embank.store.vectors import Rows, Segments
 from embank.store.views import LexicalView
@@ -42,7 +43,8 @@ class Generation:
         self._guard = threading.RLock()
         self._segments: Segments | None = None
         self._view: LexicalView | None = None
-        self._registration: Registration | None = None
+        self._vector_view: VectorView | None = None
+        self._registrations: list[Registration] = []
         self._epoch = Epoch(0, None, None)
 
     def append(self, row: Row, vectors: Float32) -> None:
@@ -84,8 +86,20 @@ class Generation:
         with self._guard:
             if self._view is None:
                 self._view = self._shared.lexical_view(row)
-                self._registration = self._shared.register(self._view)
+                self._register(self._view)
             return self._view
+
+    def index(self, row: Row, epoch: Epoch) -> Index | None:
+        """What to search the vectors of `epoch` with; `None` where they are to be scanned."""
+        return None if epoch.rows is None else self.vector_view(row).index(row, epoch.rows)
+
+    def vector_view(self, row: Row) -> VectorView:
+        """The vector index, opened where it is not."""
+        with self._guard:
+            if self._vector_view is None:
+                self._vector_view = self._shared.vector_view(row, self._vectors)
+                self._register(self._vector_view)
+            return self._vector_view
 
     def open_view(self) -> LexicalView | None:
         """The lexical view where one is open."""
@@ -93,14 +107,17 @@ class Generation:
 
     def close(self) -> None:
         """Close files and the view's writer. Mappings live until the last snapshot that uses them is gone."""
+        index = self._vector_view
+        if index is not None:  # with nothing locked: it may be building, for which it asks for an epoch
+            index.close()
         with self._guard:
-            if self._registration is not None:
-                self._registration.close()
+            for registration in self._registrations:
+                registration.close()
             if self._view is not None:
                 self._view.close()
             if self._segments is not None:
                 self._segments.close()
-            self._view, self._registration = None, None
+            self._view, self._vector_view, self._registrations = None, None, []
             self._segments, self._epoch = None, Epoch(0, None, None)
 
     def _opened(self, row: Row) -> Segments:
@@ -108,6 +125,15 @@ class Generation:
             if self._segments is None:
                 self._segments = self._shared.segments(row)
             return self._segments
+
+    def _register(self, view: LexicalView | VectorView) -> None:
+        registration = self._shared.register(view)
+        if registration is not None:
+            self._registrations.append(registration)
+
+    def _vectors(self, connection: sqlite3.Connection, row: Row) -> tuple[Rows | None, Mask | None]:
+        epoch = self.epoch(connection, row)
+        return epoch.rows, epoch.dead
 
 
 class OpenGenerations:

@@ -15,6 +15,7 @@ from embank.memory.governor import Governor
 from embank.store import audit, collections, schema
 from embank.store.collection import StoredCollection
 from embank.store.database import Database, translated_errors
+from embank.store.index.settings import Settings as IndexSettings
 from embank.store.lock import WriterLock
 from embank.store.protocol import CollectionInfo
 from embank.store.settings import Settings
@@ -32,6 +33,7 @@ class LocalStore:
         *,
         read_only: bool,
         settings: Settings,
+        index: IndexSettings | None = None,
         stream: Stream,
         governor: Governor | None = None,
         files: Files | None = None,
@@ -52,7 +54,9 @@ class LocalStore:
             opened.callback(self.database.close)
             with self.database.reading() as connection:
                 bank = schema.bank_id(connection)
-            self._shared = Shared(bank, self.database, settings, stream, files, clock or SystemClock(), governor)
+            self._shared = Shared(
+                bank, self.database, settings, stream, files, clock or SystemClock(), governor, index or IndexSettings()
+            )
             if not read_only:
                 for info in self.collections():  # where a compaction, or the removal of replaced vectors, was cut short
                     self.collection(info.name).undo_compaction()

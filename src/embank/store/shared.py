@@ -10,6 +10,8 @@ from embank.events.stream import Stream
 from embank.memory.governor import Governor, Registration
 from embank.store.collections import Row
 from embank.store.database import Database
+from embank.store.index.settings import Settings as IndexSettings
+from embank.store.index.view import IndexPlace, State, VectorView
 from embank.store.settings import Settings
 from embank.store.vectors import Segments
 from embank.store.views import LexicalView, ReaderView, ViewPlace, WriterView
@@ -28,6 +30,7 @@ class Shared:
     files: Files
     clock: Clock
     governor: Governor | None
+    index: IndexSettings
 
     def segments(self, row: Row) -> Segments:
         """The vector files of a collection, cut to the recorded mark where this process is the writer."""
@@ -61,8 +64,31 @@ class Shared:
             writer_bytes=writer_bytes,
         )
 
-    def register(self, view: LexicalView) -> Registration | None:
+    def vector_view(self, row: Row, state: State) -> VectorView:
+        """The vector index of a collection, as a writer or as a reader."""
+        place = IndexPlace(
+            path=self._directory("views", row.key, row.info.generation) / "vectors.index",
+            name=f"{self.bank}:{row.key}:{row.info.generation}",
+            collection=row.key,
+            generation=row.info.generation,
+            collection_name=row.info.name,
+        )
+        return VectorView(
+            place,
+            self.database.readers,
+            state,
+            settings=self.index,
+            read_only=self.database.read_only,
+            files=self.files,
+            clock=self.clock,
+            stream=self.stream,
+            governor=self.governor,
+        )
+
+    def register(self, view: LexicalView | VectorView) -> Registration | None:
         """Put a view that holds memory on the governor's roster."""
+        if self.governor is not None and isinstance(view, VectorView):
+            return self.governor.register(view, rung="unload")
         if self.governor is None or not isinstance(view, WriterView):
             return None
         return self.governor.register(view)

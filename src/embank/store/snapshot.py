@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from embank.store.collections import Row
 from embank.store.contents import Content
 from embank.store.generation import Epoch
 from embank.store.index.exact import ExactIndex
-from embank.store.index.protocol import Float32, Mask, Neighbors, Slots
+from embank.store.index.protocol import Float32, Index, Mask, Neighbors, Slots
 from embank.store.protocol import Passage
 from embank.store.views import Picture
 
@@ -28,6 +28,7 @@ class Snapshot:
         epoch: Epoch,
         picture: Picture | None,
         allowed: Mask | None,
+        index: Callable[[], Index | None],
     ) -> None:
         self.info = row.info
         self.degraded = picture is not None and picture.degraded
@@ -36,12 +37,14 @@ class Snapshot:
         self._rows = epoch.rows
         self._picture = picture
         self._allowed = allowed
+        self._index = index
 
     def dense(self, query: Float32, k: int) -> Neighbors:
         """The `k` nearest live chunks by cosine; `query` is float32, normalised, shape (dimension,)."""
         if self._rows is None:
             return _NONE
-        return ExactIndex(self._rows).search(query, k, allowed=self._allowed)
+        index = self._index() or ExactIndex(self._rows)
+        return index.search(query, k, allowed=self._allowed)
 
     def lexical(self, text: str, k: int) -> Neighbors:
         """The `k` best live chunks by BM25."""
@@ -53,7 +56,7 @@ class Snapshot:
         """Cosine of `query` with each of `slots`."""
         if self._rows is None or not len(slots):
             return _NONE.scores
-        similarity: Float32 = self._rows.gather(slots) @ query
+        similarity: Float32 = self._rows.pick(slots) @ query
         return similarity
 
     def live_slots(self) -> Slots:

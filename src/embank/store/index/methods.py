@@ -46,7 +46,8 @@ class Method:
         return {
             "flat": "Flat",
             "sq8": "SQ8",
-            "pq": f"IVF1,PQ{self.parts}x{self.bits}",
+            # "np": without polysemous training, a search for bits that only Hamming filters use; it takes minutes.
+            "pq": f"IVF1,PQ{self.parts}x{self.bits}np",
             "pq-fastscan": f"IVF1,PQ{self.parts}x4fs",
             "rabitq": "IVF1,RaBitQfs",
             "ivf": f"IVF{self.lists},PQ{self.parts}x4fs",

@@ -1,0 +1,55 @@
+"""Settings of the vector index."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from embank.config import Section, Size
+from embank.store.index.methods import Kind, Method, method
+
+
+class Settings(Section):
+    """Which index a collection gets, and how much it may hold. What is not set is chosen by measuring, or by size."""
+
+    kind: Literal["auto", "exact"] | Kind = Field(
+        default="auto", description="auto: measured and chosen; exact: the vectors are scanned; or one kind by name"
+    )
+    recall_target: float = Field(
+        default=0.99, gt=0, le=1, description="auto: recall@10 that the lower bound of the measured one must reach"
+    )
+    budget: Size = Field(
+        default=Size("25%"), description="what one index may hold: 64MB, or a percentage of the memory budget"
+    )
+    exact_below_rows: int = Field(
+        default=20_000, ge=0, description="auto: smaller collections are scanned, which takes a few milliseconds"
+    )
+    tail_rows: int = Field(
+        default=8_192, ge=1, description="vectors that may be in no index yet and are scanned; beyond, it is extended"
+    )
+    rescored: int | None = Field(
+        default=None, ge=1, description="candidates whose exact score is computed, for a search for 10"
+    )
+    parts: int | None = Field(default=None, ge=1, description="pq, pq-fastscan, ivf: sub-quantisers (M)")
+    bits: int | None = Field(default=None, ge=4, le=12, description="pq: bits of each sub-quantiser (nbits)")
+    lists: int | None = Field(default=None, ge=1, description="ivf: inverted lists (nlist)")
+    probes: int | None = Field(default=None, ge=1, description="ivf: lists that a search looks into (nprobe)")
+    links: int | None = Field(default=None, ge=2, description="hnsw: links of each vector (M)")
+    ef_search: int | None = Field(default=None, ge=1, description="hnsw: breadth of a search")
+    threads: int = Field(default=1, ge=1, description="threads that build an index")
+
+    def method(self, kind: str, dimension: int, rows: int) -> Method:
+        """The way of that kind for `rows` vectors, with the parameters set here."""
+        return method(
+            kind,
+            dimension,
+            rows,
+            parts=self.parts,
+            bits=self.bits,
+            lists=self.lists,
+            probes=self.probes,
+            links=self.links,
+            ef_search=self.ef_search,
+            rescored=self.rescored,
+        )
