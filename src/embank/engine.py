@@ -32,6 +32,7 @@ from embank.reembedding import OnReembedProgress, Reembedder, ReembedReport
 from embank.registry import SECTIONS
 from embank.search.searcher import Searcher
 from embank.store.collection import StoredCollection
+from embank.store.index.protocol import Float32
 from embank.store.local import LocalStore
 from embank.store.protocol import CollectionInfo, Reembedding, Space
 from embank.store.reductions import Reductions
@@ -110,6 +111,7 @@ class Engine:
             read_only=read_only,
             settings=config.section("store"),
             index=config.section("index"),
+            ask=self._ask,
             stream=self.stream,
             governor=self.governor,
             files=files,
@@ -303,6 +305,11 @@ class Engine:
             self.creep.close()
             self.recovery.close()
             self.stream.close()
+
+    def _ask(self, info: CollectionInfo, texts: list[str]) -> Float32 | None:
+        """Questions embedded with a collection's model; `None` for vectors of somebody's own."""
+        model = self.model_for(info)
+        return None if model is None or model.fingerprint != info.fingerprint else model.embed(texts, "query")
 
     def _recover(self) -> None:
         """All that can be given back without a person's word: what consumers hold, and the allocator's hoard."""

@@ -16,8 +16,10 @@ from embank.store import audit, collections, documents
 from embank.store.collections import Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
 from embank.store.generation import Epoch, Generation, OpenGenerations
+from embank.store.index.base import IndexStatus
+from embank.store.index.planner import Plan
 from embank.store.index.protocol import Mask
-from embank.store.index.view import IndexStatus, VectorView
+from embank.store.index.view import VectorView
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
 from embank.store.purge import OnPurgeProgress, Purger
 from embank.store.reports import CompactReport, PurgeReport
@@ -210,6 +212,11 @@ class StoredCollection:
                 return None
             view.refresh()
             return view.status(row)
+
+    def index_plan(self, *, anew: bool = False) -> Plan | None:
+        """What was measured to choose its index; `anew` measures now. Raises `InvalidInput` and `MissingExtra`."""
+        with self._vector_view() as (view, row):
+            return None if view is None or row is None else view.plan(row, anew=anew)
 
     def writer_view(self) -> LexicalView | None:
         """The lexical view where one is open, for those who account for its memory."""

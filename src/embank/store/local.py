@@ -15,6 +15,8 @@ from embank.memory.governor import Governor
 from embank.store import audit, collections, schema
 from embank.store.collection import StoredCollection
 from embank.store.database import Database, translated_errors
+from embank.store.index import faiss
+from embank.store.index.plans import Ask
 from embank.store.index.settings import Settings as IndexSettings
 from embank.store.lock import WriterLock
 from embank.store.protocol import CollectionInfo
@@ -34,12 +36,20 @@ class LocalStore:
         read_only: bool,
         settings: Settings,
         index: IndexSettings | None = None,
+        ask: Ask | None = None,
         stream: Stream,
         governor: Governor | None = None,
         files: Files | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Open the bank at `root`; without `read_only` it is created if missing and locked against other writers."""
+        """Open the bank at `root`; without `read_only` it is created if missing and locked against other writers.
+
+        `ask` embeds the questions with which an index is chosen. Raises `MissingExtra` where `index` names a kind whose
+        library is not installed.
+        """
+        index = index or IndexSettings()
+        if index.kind not in {"auto", "exact"}:
+            faiss.require()
         self.root = root
         files = files or Files()
         self._guard = threading.Lock()
@@ -54,9 +64,8 @@ class LocalStore:
             opened.callback(self.database.close)
             with self.database.reading() as connection:
                 bank = schema.bank_id(connection)
-            self._shared = Shared(
-                bank, self.database, settings, stream, files, clock or SystemClock(), governor, index or IndexSettings()
-            )
+            clock = clock or SystemClock()
+            self._shared = Shared(bank, self.database, settings, stream, files, clock, governor, index, ask)
             if not read_only:
                 for info in self.collections():  # where a compaction, or the removal of replaced vectors, was cut short
                     self.collection(info.name).undo_compaction()

@@ -39,7 +39,7 @@ class Scattered:
         self._segment_rows = segment_rows
         self._data_offset = data_offset
         self._cold = True
-        """Whether the last reading waited for the disk. Two threads may overwrite each other's finding: it is a hint."""
+        """Whether the last reading waited for the disk. Threads overwrite each other's finding: it is a hint."""
 
     def read(self, segments: Sequence[tuple[mmap.mmap, Stored]], slots: Slots) -> Float32:
         """float32 vectors of `slots`, in that order; each segment comes with its mapping."""

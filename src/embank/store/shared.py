@@ -10,8 +10,10 @@ from embank.events.stream import Stream
 from embank.memory.governor import Governor, Registration
 from embank.store.collections import Row
 from embank.store.database import Database
+from embank.store.index.base import IndexPlace
+from embank.store.index.plans import Ask
 from embank.store.index.settings import Settings as IndexSettings
-from embank.store.index.view import IndexPlace, State, VectorView
+from embank.store.index.view import State, VectorView
 from embank.store.settings import Settings
 from embank.store.vectors import Segments
 from embank.store.views import LexicalView, ReaderView, ViewPlace, WriterView
@@ -31,6 +33,7 @@ class Shared:
     clock: Clock
     governor: Governor | None
     index: IndexSettings
+    ask: Ask | None = None
 
     def segments(self, row: Row) -> Segments:
         """The vector files of a collection, cut to the recorded mark where this process is the writer."""
@@ -83,6 +86,7 @@ class Shared:
             clock=self.clock,
             stream=self.stream,
             governor=self.governor,
+            ask=self.ask,
         )
 
     def register(self, view: LexicalView | VectorView) -> Registration | None:

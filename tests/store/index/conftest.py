@@ -59,7 +59,13 @@ class Opener:
         self._opened: list[LocalStore] = []
 
     def __call__(
-        self, *, read_only: bool = False, governor: Any = None, files: Files | None = None, **settings: Any
+        self,
+        *,
+        read_only: bool = False,
+        governor: Any = None,
+        files: Files | None = None,
+        ask: Any = None,
+        **settings: Any,
     ) -> StoredCollection:
         store = LocalStore(
             self._root,
@@ -69,6 +75,7 @@ class Opener:
             stream=Stream(),
             governor=governor,
             files=files,
+            ask=ask,
         )
         self._opened.append(store)
         return store.collection("c")

@@ -55,9 +55,7 @@ class _Kind(IndexContract):
             of = _method(self.kind)
             # The last tenth is in no codes yet.
             codes = _codes(of, vectors[: len(vectors) * 9 // 10])
-            return RescoredIndex(
-                codes, segments.rows(len(vectors)), depth=of.rescored, exhaustive=self.kind not in {"ivf", "hnsw"}
-            )
+            return RescoredIndex(codes, segments.rows(len(vectors)), depth=of.rescored, exhaustive=of.exhaustive)
 
         return build
 

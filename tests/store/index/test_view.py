@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.store.index.conftest import ROWS, Opener, add, exact, found
 
 from embank.errors import BudgetExceeded, InvalidInput
 from embank.store.index import faiss, saved
-from embank.store.index.view import IndexStatus
+from embank.store.index.base import IndexStatus
 from embank.testing.faults import FaultyFiles
 from embank.testing.indexes import Float32, clustered, questions
-from tests.store.index.conftest import ROWS, Opener, add, exact, found
 
 pytestmark = pytest.mark.skipif(not faiss.available(), reason="faiss-cpu is not installed")
 

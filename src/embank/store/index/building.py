@@ -27,8 +27,8 @@ _GROWTH_FACTOR = 2
 PQ_WARNING_ROWS = 10_000
 
 
-class Interrupted(Exception):  # noqa: N818 -- it is no error: whoever closes a bank does not wait for an index
-    """The building was called off."""
+class Interrupted(Exception):
+    """The building was called off, as by whoever closes the bank."""
 
 
 def trained(

@@ -89,7 +89,7 @@ def train(method: Method, sample: Float32) -> FaissCodes:
     method.check_rows(len(sample))
     try:
         index = faiss.index_factory(method.dimension, method.factory, faiss.METRIC_INNER_PRODUCT)
-        _prepare(faiss, index, method)
+        _prepare(index, method)
         if not index.is_trained:
             index.train(np.ascontiguousarray(sample, np.float32))
     except RuntimeError as error:
@@ -117,7 +117,7 @@ def bounded_threads(threads: int) -> Callable[[], None]:
     return lambda: faiss.omp_set_num_threads(before)
 
 
-def _prepare(faiss: Any, index: Any, method: Method) -> None:
+def _prepare(index: Any, method: Method) -> None:
     """What the factory's names can't say."""
     if method.kind == "hnsw":
         index.hnsw.efConstruction = method.ef_build

@@ -13,6 +13,9 @@ Kind = Literal["flat", "sq8", "pq", "pq-fastscan", "rabitq", "ivf", "hnsw"]
 LEAST_TRAINING_ROWS = 4_096
 """16 centroids of 256 vectors each: what a four-bit quantiser needs."""
 
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+_RESCORED = {"flat": 10, "sq8": 50, "pq": 200, "pq-fastscan": 200, "rabitq": 200, "ivf": 300, "hnsw": 100}
+
 _ID_BYTES = 8
 """What a vector's number takes in an inverted list. Forms without lists refuse selectors, or are none."""
 
@@ -77,8 +80,13 @@ class Method:
 
     def held_bytes(self, rows: int) -> int:
         """Anonymous bytes over `rows` vectors, with centroids."""
-        centroids = 4 * self.dimension * (self.lists + 2 ** max(self.bits, 4))
+        centroids = 4 * self.dimension * (self.lists + (1 << max(self.bits, 4)))
         return int(rows * self.row_bytes) + centroids
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether a search looks at every vector, so that a filter costs no recall."""
+        return self.kind not in {"ivf", "hnsw"}
 
     @property
     def least_rows(self) -> int:
@@ -91,7 +99,7 @@ class Method:
     def wanted_rows(self) -> int:
         """Vectors beyond which training gains nothing worth its memory."""
         if self.kind == "pq":
-            return max(256 * 2**self.bits, 4 * LEAST_TRAINING_ROWS)
+            return max(256 << self.bits, 4 * LEAST_TRAINING_ROWS)
         return max(self.least_rows, 4 * LEAST_TRAINING_ROWS, 64 * self.lists)
 
     def check_rows(self, rows: int) -> None:
@@ -125,34 +133,22 @@ def method(
 
     Raises `InvalidInput` for parameters that don't fit each other.
     """
-    if kind not in get_args(Kind):
-        raise InvalidInput(f"a vector index is {', '.join(get_args(Kind))}, not {kind!r}", kind=kind)
-    depth = rescored or 200
-    match kind:
-        case "flat":
-            return Method("flat", dimension, rescored=rescored or 10)
-        case "sq8":
-            return Method("sq8", dimension, rescored=rescored or 50)
-        case "rabitq":
-            return Method("rabitq", dimension, rescored=depth)
-        case "pq":
-            width = _parts(dimension, parts, components=8)
-            return Method("pq", dimension, parts=width, bits=bits or 8, rescored=depth)
-        case "pq-fastscan":
-            return Method(
-                "pq-fastscan", dimension, parts=_parts(dimension, parts, components=4), bits=4, rescored=depth
-            )
-        case "ivf":
-            count = lists or _lists(rows)
-            width = _parts(dimension, parts, components=4)
-            looked = min(probes or max(count // 8, 1), count)
-            return Method("ivf", dimension, parts=width, bits=4, lists=count, probes=looked, rescored=rescored or 300)
-    edges = links or 32
-    return Method("hnsw", dimension, links=edges, ef_build=80, ef_search=ef_search or 128, rescored=rescored or 100)
+    if kind not in _KINDS:
+        raise InvalidInput(f"a vector index is one of {', '.join(_KINDS)}, not {kind!r}", kind=kind)
+    chosen: dict[str, int] = {"rescored": rescored or _RESCORED[kind]}
+    if kind in {"pq", "pq-fastscan", "ivf"}:
+        chosen["parts"] = _parts(dimension, parts, components=8 if kind == "pq" else 4)
+        chosen["bits"] = (bits or 8) if kind == "pq" else 4
+    if kind == "ivf":
+        chosen["lists"] = lists or _lists(rows)
+        chosen["probes"] = min(probes or max(chosen["lists"] // 8, 1), chosen["lists"])
+    if kind == "hnsw":
+        chosen.update(links=links or 32, ef_build=80, ef_search=ef_search or 128)
+    return Method(_KINDS[kind], dimension, **chosen)
 
 
 def _parts(dimension: int, wanted: int | None, *, components: int) -> int:
-    """Sub-quantisers: as wanted, else the most of at least so many `components` each. They must divide the dimension."""
+    """Sub-quantisers: as wanted, else the most of at least so many `components` each; they divide the dimension."""
     if wanted is not None:
         if dimension % wanted:
             raise InvalidInput(f"{wanted} parts do not divide {dimension} dimensions", parts=wanted)

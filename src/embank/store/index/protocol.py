@@ -90,7 +90,7 @@ class Codes(Protocol):
         ...
 
     def candidates(self, query: Float32, count: int, *, allowed: Mask | None = None) -> Slots:
-        """At most `count` slots that are probably the nearest, in no particular order, none twice.
+        """At most `count` slots that are probably the nearest, the likeliest first, none twice.
 
         `allowed` has shape (rows,); codes that take no filters are never given one.
         """

@@ -1,6 +1,6 @@
 """Codes on the disk: one file, written beside its place and moved in whole, with a checksum over every byte.
 
-    magic (8) | length of the head (4) | head: JSON (see `Head`) | CRC-32 of all before (4) | codes | CRC-32 of the codes (4)
+    magic (8) | length of the head (4) | head: JSON | CRC-32 of all before (4) | codes | CRC-32 of the codes (4)
 
 It is a derived view: what can't be read is thrown away and built again from the vectors.
 """

@@ -11,21 +11,21 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
-from embank.errors import EmbankError, MemoryBudgetError
+from embank.errors import EmbankError, InvalidInput, MemoryBudgetError, StoreError
 from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.store import generations
 from embank.store.collections import Row
 from embank.store.index import building, faiss, saved
+from embank.store.index.base import Base, IndexPlace, IndexStatus
 from embank.store.index.faiss import FaissCodes
 from embank.store.index.methods import Method
+from embank.store.index.planner import LEAST_ROWS, Plan
+from embank.store.index.plans import Ask, Plans
+from embank.store.index.policy import Policy
 from embank.store.index.protocol import Index, Mask
-from embank.store.index.rescored import RescoredIndex
 from embank.store.index.saved import Head
 from embank.store.index.settings import Settings
 from embank.store.vectors import Rows
@@ -37,12 +37,6 @@ from embank.system.sqlite import Readers
 
 _log = get_logger(__name__)
 
-_TAIL_SHARE = 1 / 64
-"""In large collections the tail may be longer: extending rewrites the file."""
-
-_RETRAIN_FACTOR = 4
-"""Trained anew once there are so many times the rows of the last training."""
-
 _RETRY_S = 60.0
 _RELOAD_S = 1.0
 _RELOAD_ROOM = 2
@@ -50,53 +44,6 @@ _RELOAD_ROOM = 2
 
 State = Callable[[sqlite3.Connection, Row], tuple[Rows | None, Mask | None]]
 """The vectors and tombstones as a row has them, or of a later state."""
-
-
-@dataclass(frozen=True, slots=True)
-class IndexPlace:
-    """Where the index lies and which truth it is derived from (`name` changes with every generation)."""
-
-    path: Path
-    name: str
-    collection: int
-    generation: int
-    collection_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """Codes in use, and what is known of them; never changed, only replaced. `kept`: they are on the disk, too."""
-
-    codes: FaissCodes
-    head: Head
-    kept: bool
-
-    def over(self, rows: Rows) -> Index:
-        """The index over a picture of the vectors."""
-        method = self.head.method
-        exhaustive = method.kind not in {"ivf", "hnsw"}
-        return RescoredIndex(self.codes, rows, depth=method.rescored, exhaustive=exhaustive)
-
-
-@dataclass(frozen=True, slots=True)
-class IndexStatus:
-    """What a collection is searched with. `method` is `None` while its vectors are scanned; `reason` says why."""
-
-    kind: str
-    method: str | None
-    rows: int
-    indexed_rows: int
-    trained_rows: int
-    bytes: int
-    limit_bytes: int | None
-    sequence: int
-    loaded: bool
-    seconds: float
-    reason: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 class VectorView:
@@ -117,11 +64,14 @@ class VectorView:
         clock: Clock,
         stream: Stream,
         governor: Governor | None,
+        ask: Ask | None = None,
     ) -> None:
         self._place = place
         self._readers = readers
         self._state = state
-        self._settings = settings
+        self._policy = Policy(settings, governor)
+        path = place.path.with_name("plan.json")
+        self._plans = Plans(path, readers, settings=settings, files=files, ask=ask)
         self._read_only = read_only
         self._files = files
         self._clock = clock
@@ -171,7 +121,7 @@ class VectorView:
     def index(self, row: Row, rows: Rows) -> Index | None:
         """What to search `rows` with, at once; `None` where they are to be scanned."""
         base = self._base
-        if base is None or (self._read_only and self._is_behind(row, base)):
+        if base is None or (self._read_only and self._policy.is_behind(row, 0 if base is None else base.codes.rows)):
             base = self._load(row, rows) or base
         if self._is_due(row, base):
             self._thread.wake()
@@ -179,31 +129,39 @@ class VectorView:
 
     def status(self, row: Row) -> IndexStatus:
         """What is in use and why, without loading anything."""
-        base, told = self._base, None
-        try:
-            told = base.head if base is not None else saved.head(self._place.path)
-        except (OSError, ValueError) as error:
-            reason: str | None = f"the saved index can't be read: {error}"
-        else:
-            reason = self._reason or self._why_exact(row)
-        limit = self._limit_bytes()
-        if told is None:
-            return IndexStatus(
-                self._settings.kind, None, row.slots, 0, 0, 0, limit, 0, loaded=False, seconds=0.0, reason=reason
-            )
-        return IndexStatus(
-            kind=self._settings.kind,
-            method=told.method.name,
+        base, reason = self._base, self._reason
+        head = None if base is None else base.head
+        if head is None:
+            reason = reason or self._policy.why_exact(row)
+            try:
+                head = saved.head(self._place.path)
+            except (OSError, ValueError) as error:
+                reason = f"the saved index can't be read: {error}"
+        return IndexStatus.of(
+            head,
+            kind=self._policy.settings.kind,
             rows=row.slots,
-            indexed_rows=told.rows,
-            trained_rows=told.trained_rows,
-            bytes=told.method.held_bytes(told.rows),
-            limit_bytes=limit,
-            sequence=told.sequence,
+            limit_bytes=self._policy.limit_bytes(),
             loaded=base is not None,
-            seconds=told.seconds,
-            reason=self._reason,
+            reason=reason,
         )
+
+    def plan(self, row: Row, *, anew: bool = False) -> Plan | None:
+        """The plan that was made last; `anew` measures now, whatever the settings say, and keeps what was found.
+
+        Raises `MissingExtra`, and `InvalidInput` where there are too few vectors to try anything.
+        """
+        if not anew:
+            return self._plans.kept()
+        with self._readers.read() as connection:
+            rows, dead = self._state(connection, row)
+        if rows is None or len(rows) < LEAST_ROWS:
+            raise InvalidInput(
+                f"a plan is measured on {LEAST_ROWS:,} vectors or more; fewer are scanned in no time", rows=row.slots
+            )
+        with self._building:
+            limit_bytes, keep = self._policy.limit_bytes(), not self._read_only
+            return self._plans.make(row, rows, dead, limit_bytes=limit_bytes, going=self._is_going, keep=keep)
 
     # --- building ---
 
@@ -251,11 +209,11 @@ class VectorView:
 
     def _bring_up_to_date(self, row: Row, rows: Rows, dead: Mask | None, base: Base | None) -> None:
         started = self._clock.monotonic()
-        undo = faiss.bounded_threads(self._settings.threads)
+        undo = faiss.bounded_threads(self._policy.settings.threads)
         try:
-            codes, trained, of_rows = self._copy(base, rows) or self._trained(rows, dead)
+            codes, trained, of_rows = self._copy(base, rows) or self._trained(row, rows, dead)
             added = len(rows) - codes.rows
-            building.fill(codes, rows, governor=self._governor, going=lambda: not self._closed)
+            building.fill(codes, rows, governor=self._governor, going=self._is_going)
         finally:
             undo()
         head = Head(
@@ -282,18 +240,18 @@ class VectorView:
 
     def _copy(self, base: Base | None, rows: Rows) -> tuple[FaissCodes, int, int] | None:
         """Codes to be extended: those in use are being searched; `None` where they must be made anew."""
-        if base is None or not base.kept or not self._fits_still(base, rows):
+        if base is None or not base.kept or not self._policy.may_extend(base.head, rows.codec.dimension, len(rows)):
             return None
-        building.check_budget(base.head.method, len(rows), self._limit_bytes())
+        building.check_budget(base.head.method, len(rows), self._policy.limit_bytes())
         try:
             return saved.load(self._place.path)[0], base.head.trained_rows, base.head.of_rows
         except (OSError, ValueError) as error:
             _log.warning("the saved vector index of %r is gone (%s): rebuilding", self._place.collection_name, error)
             return None
 
-    def _trained(self, rows: Rows, dead: Mask | None) -> tuple[FaissCodes, int, int]:
-        method = self._method(rows, dead)
-        building.check_budget(method, len(rows), self._limit_bytes())
+    def _trained(self, row: Row, rows: Rows, dead: Mask | None) -> tuple[FaissCodes, int, int]:
+        method = self._method(row, rows, dead)
+        building.check_budget(method, len(rows), self._policy.limit_bytes())
         return *building.trained(method, rows, dead=dead, governor=self._governor), len(rows)
 
     def _keep(self, codes: FaissCodes, head: Head) -> bool:
@@ -306,48 +264,33 @@ class VectorView:
             return False
         return True
 
-    def _method(self, rows: Rows, dead: Mask | None) -> Method:  # noqa: ARG002 -- the plan measures
-        kind = "pq-fastscan" if self._settings.kind == "auto" else self._settings.kind
-        return self._settings.method(kind, rows.codec.dimension, len(rows))
-
-    def _fits_still(self, base: Base, rows: Rows) -> bool:
-        """Whether the codes may be extended, rather than made anew."""
-        kind = self._settings.kind
-        if len(rows) > _RETRAIN_FACTOR * base.head.of_rows:
-            return False
-        return (
-            kind == "auto" or self._settings.method(kind, rows.codec.dimension, base.head.of_rows) == base.head.method
+    def _method(self, row: Row, rows: Rows, dead: Mask | None) -> Method:
+        named = self._policy.named(rows.codec.dimension, len(rows))
+        if named is not None:
+            return named
+        limit_bytes = self._policy.limit_bytes()
+        plan = self._plans.current(len(rows), limit_bytes) or self._plans.make(
+            row, rows, dead, limit_bytes=limit_bytes, going=self._is_going
         )
+        if plan.chosen is None:
+            raise StoreError(plan.reason)
+        return plan.chosen
+
+    def _is_going(self) -> bool:
+        return not self._closed
 
     def _is_due(self, row: Row, base: Base | None) -> bool:
-        if self._read_only or self._why_exact(row) is not None or self._clock.monotonic() < self._build_after_s:
+        if self._read_only or self._policy.why_exact(row) is not None or self._clock.monotonic() < self._build_after_s:
             return False
-        return self._is_behind(row, base) and not (base is None and self._dropped_bytes)
-
-    def _is_behind(self, row: Row, base: Base | None) -> bool:
-        covered = 0 if base is None else base.codes.rows
-        return row.slots - covered > max(self._settings.tail_rows, int(covered * _TAIL_SHARE))
-
-    def _why_exact(self, row: Row) -> str | None:
-        settings = self._settings
-        if settings.kind == "exact":
-            return "index.kind is exact"
-        if settings.kind == "auto" and row.slots < settings.exact_below_rows:
-            return f"{row.slots:,} vectors are scanned as fast, below index.exact_below_rows = {settings.exact_below_rows:,}"
-        if row.slots <= settings.tail_rows:
-            return f"{row.slots:,} vectors are the tail that is scanned, up to index.tail_rows = {settings.tail_rows:,}"
-        return None
-
-    def _limit_bytes(self) -> int:
-        # Without a governor there is no budget to take a share of: then only an amount in bytes is a limit.
-        whole = 1 << 62 if self._governor is None else self._governor.budget_bytes
-        return self._settings.budget.resolve(whole)
+        if base is None:
+            return not self._dropped_bytes and self._policy.is_behind(row, 0)
+        return self._policy.is_behind(row, base.codes.rows)
 
     # --- loading ---
 
     def _load(self, row: Row, rows: Rows, *, wait: bool = False) -> Base | None:
         """What is saved, if it is there and new; without `wait`, `None` also while another thread loads."""
-        if self._why_exact(row) is not None or not self._loading.acquire(blocking=wait):
+        if self._policy.why_exact(row) is not None or not self._loading.acquire(blocking=wait):
             return None
         try:
             if self._base is not None and not self._read_only:
@@ -378,7 +321,8 @@ class VectorView:
                 self._looked_at = None  # of a later state than this search sees: the next one may
                 return None
             if told.witness != saved.witness(rows, told.rows):
-                raise ValueError("it is of other vectors")
+                _log.warning("the vector index of %r is of other vectors", self._place.collection_name)
+                return None
             if not faiss.available():
                 return None
             reserved = None

@@ -1,0 +1,267 @@
+"""Which index a collection gets: measured on its own vectors, with questions as people ask them.
+
+Ways are tried on two nested samples; recall falls with size, so that what it lost from the small one to the large one
+is carried on to the whole collection, by the logarithm of the size. Every way is searched once, as deep as any is
+rescored, which tells the recall at every depth. Chosen is the one that takes the least memory of those whose lower
+bound meets the target; among those of about the same memory, the fastest.
+
+Graphs and lists are tried in large collections only: where questions are short and documents long, scanning
+compressed codes and rescoring wins over both until there are several hundred thousand vectors.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embank.store.index import building, faiss
+from embank.store.index.faiss import FaissCodes
+from embank.store.index.methods import LEAST_TRAINING_ROWS, Method
+from embank.store.index.protocol import Float32, Mask, Slots
+from embank.store.index.settings import Settings
+from embank.store.vectors import Rows
+
+SAMPLE_ROWS = 49_152
+_NESTING = 4
+QUESTIONS = 400
+_TIMED = 50
+_K = 10
+DEPTHS = (50, 100, 200, 400, 800)
+_LARGE_ROWS = 200_000
+
+LEAST_ROWS = _NESTING * LEAST_TRAINING_ROWS
+"""With fewer vectors there is nothing that could be trained on the smaller sample."""
+
+_Z95 = 1.96
+_ALIKE = 1.25
+"""Ways whose memory differs by less are told apart by their speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """`vectors`: float32, normalised, shape (n, dimension). `asked` says what they are."""
+
+    vectors: Float32
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One way as measured, carried on to the whole collection. Recall is recall@10 after rescoring.
+
+    `sample_recall`: as measured on the larger sample. `query_s`: one search there; `bytes`: what it would hold.
+    """
+
+    method: Method
+    recall: float
+    recall_low: float
+    sample_recall: float
+    query_s: float
+    build_s: float
+    bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was measured and what follows. `chosen` is `None` where the vectors are to be scanned."""
+
+    rows: int
+    sample_rows: int
+    questions: int
+    asked: str
+    recall_target: float
+    limit_bytes: int
+    trials: tuple[Trial, ...]
+    chosen: Method | None
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """What `as_dict` gave. Raises `ValueError` for anything else."""
+        try:
+            trials = tuple(Trial(**{**each, "method": Method(**each["method"])}) for each in values["trials"])
+            chosen = None if values["chosen"] is None else Method(**values["chosen"])
+            return cls(**{**values, "trials": trials, "chosen": chosen})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"it is no plan: {error}") from error
+
+
+class Planner:
+    """Measures the ways that there are. `going` is asked between steps; `Interrupted` where it says no.
+
+    Its memory is that of the codes of a sample, one at a time, and of what they are trained on.
+    """
+
+    def __init__(self, settings: Settings, *, limit_bytes: int, going: Callable[[], bool], seed: int = 0) -> None:
+        self._settings = settings
+        self._limit_bytes = limit_bytes
+        self._going = going
+        self._random = np.random.default_rng(seed)
+
+    def plan(self, rows: Rows, dead: Mask | None, questions: Questions) -> Plan:
+        """Try everything on samples of the live vectors."""
+        living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
+        shuffled = self._random.permutation(living)[:SAMPLE_ROWS]
+        large, small = np.sort(shuffled), np.sort(shuffled[: len(shuffled) // _NESTING])
+        nearest = {len(slots): self._nearest(rows, slots, questions.vectors) for slots in (small, large)}
+        trials = []
+        for base in self._candidates(rows.codec.dimension, len(rows)):
+            if len(small) < base.least_rows:
+                continue
+            trials += self._try(base, rows, (small, large), nearest, questions.vectors)
+        chosen, reason = choose(trials, target=self._settings.recall_target, limit_bytes=self._limit_bytes)
+        return Plan(
+            rows=len(rows),
+            sample_rows=len(large),
+            questions=len(questions.vectors),
+            asked=questions.asked,
+            recall_target=self._settings.recall_target,
+            limit_bytes=self._limit_bytes,
+            trials=tuple(trials),
+            chosen=chosen,
+            reason=reason,
+        )
+
+    def _candidates(self, dimension: int, rows: int) -> Iterator[Method]:
+        kinds = ["pq-fastscan", "rabitq", "sq8"] + (["ivf", "hnsw"] if rows >= _LARGE_ROWS else [])
+        for kind in kinds:
+            yield self._settings.method(kind, dimension, min(rows, SAMPLE_ROWS // _NESTING))
+        if self._settings.parts is None and dimension % 2 == 0:  # twice the codes, and less to rescore
+            wide = self._settings.model_copy(update={"parts": dimension // 2})
+            yield wide.method("pq-fastscan", dimension, rows)
+
+    def _try(
+        self,
+        base: Method,
+        rows: Rows,
+        samples: tuple[Slots, Slots],
+        nearest: dict[int, Slots],
+        questions: Float32,
+    ) -> list[Trial]:
+        """The way at every depth."""
+        depths = [base.rescored] if self._settings.rescored else [d for d in DEPTHS if d <= len(samples[0]) // 4]
+        found: list[npt.NDArray[np.float64]] = []  # per sample: recall of each question at each depth
+        codes = self._built(base, rows, samples[0])
+        seconds = 0.0
+        for slots in samples:
+            if slots is samples[1]:
+                started = time.perf_counter()
+                codes = self._built(base, rows, slots)
+                seconds = time.perf_counter() - started
+            pairs = zip(questions, nearest[len(slots)], strict=True)
+            ranks = np.stack([_ranks(codes, query, best, max(depths)) for query, best in pairs])
+            found.append(np.stack([(ranks < depth).mean(axis=1) for depth in depths]))
+        large = samples[1]
+        growth = math.log(max(len(rows) / len(large), 1)) / math.log(len(large) / len(samples[0]))
+        held = base.held_bytes(len(rows))
+        trials = []
+        for place, depth in enumerate(depths):
+            before, after = found[0][place], found[1][place]
+            loss = max(float(before.mean() - after.mean()), 0.0) * growth
+            low = lower_bound(after)
+            trials.append(
+                Trial(
+                    method=_at(base, depth),
+                    recall=max(float(after.mean()) - loss, 0.0),
+                    recall_low=max(low - loss, 0.0),
+                    sample_recall=float(after.mean()),
+                    query_s=self._timed(codes, rows, large, questions[:_TIMED], depth),
+                    build_s=seconds * len(rows) / len(large),
+                    bytes=held,
+                    fits=held <= self._limit_bytes,
+                )
+            )
+        return trials
+
+    def _built(self, method: Method, rows: Rows, slots: Slots) -> FaissCodes:
+        self._check()
+        training = slots[:: max(len(slots) // method.wanted_rows, 1)]
+        codes = faiss.train(method, rows.gather(training if len(training) >= method.least_rows else slots))
+        for first in range(0, len(slots), building.BLOCK_ROWS):
+            self._check()
+            codes.add(rows.gather(slots[first : first + building.BLOCK_ROWS]))
+        return codes
+
+    def _nearest(self, rows: Rows, slots: Slots, questions: Float32) -> Slots:
+        """Places within `slots` of the nearest 10 of each question."""
+        best = np.empty((len(questions), 0), np.float32)
+        places = np.empty((len(questions), 0), np.int64)
+        for first in range(0, len(slots), building.BLOCK_ROWS):
+            self._check()
+            block = rows.gather(slots[first : first + building.BLOCK_ROWS])
+            best = np.concatenate((best, questions @ block.T), axis=1)
+            here = np.broadcast_to(np.arange(first, first + len(block)), (len(questions), len(block)))
+            places = np.concatenate((places, here), axis=1)
+            kept = np.argpartition(-best, min(_K, best.shape[1] - 1), axis=1)[:, :_K]
+            best, places = np.take_along_axis(best, kept, 1), np.take_along_axis(places, kept, 1)
+        return places
+
+    def _timed(self, codes: FaissCodes, rows: Rows, slots: Slots, questions: Float32, depth: int) -> float:
+        started = time.perf_counter()
+        for query in questions:
+            rows.pick(slots[codes.candidates(query, depth)]) @ query
+        return (time.perf_counter() - started) / len(questions)
+
+    def _check(self) -> None:
+        if not self._going():
+            raise building.Interrupted
+
+
+def choose(trials: list[Trial], *, target: float, limit_bytes: int) -> tuple[Method | None, str]:
+    """The cheapest that meets the target within the budget, and why; the best there is where none does."""
+    fitting = [trial for trial in trials if trial.fits]
+    good = [trial for trial in fitting if trial.recall_low >= target]
+    if good:
+        least = min(trial.bytes for trial in good)
+        best = min((trial for trial in good if trial.bytes <= _ALIKE * least), key=lambda trial: trial.query_s)
+        return best.method, f"the least memory, then the fastest, with recall of {target:.3f} or more"
+    would = min((trial for trial in trials if trial.recall_low >= target), key=lambda trial: trial.bytes, default=None)
+    way_out = (
+        "index.kind = exact reaches it"
+        if would is None
+        else f"{would.method.name} would reach it with index.budget = {would.bytes / 1e6:,.0f}MB"
+    )
+    if not fitting:
+        return None, f"nothing that was tried fits into {limit_bytes / 1e6:,.1f} MB; {way_out}"
+    best = max(fitting, key=lambda trial: trial.recall_low)
+    return best.method, f"none within the budget reaches recall of {target:.3f}, this one comes nearest; {way_out}"
+
+
+def lower_bound(recalls: npt.NDArray[np.float64]) -> float:
+    """Of the mean of what each question found, with 95 % confidence; never that of a sure thing."""
+    spread = float(recalls.std(ddof=1)) / math.sqrt(len(recalls)) if len(recalls) > 1 else 1.0
+    # With no miss among n questions the rate of misses may still be 3/n (of one answer in ten each).
+    return float(recalls.mean()) - max(_Z95 * spread, 3 / len(recalls) / _K)
+
+
+def mixtures(rows: Rows, living: Slots, count: int = QUESTIONS, *, seed: int = 0) -> Questions:
+    """Questions for vectors without texts and model: something between two of them, near neither."""
+    random = np.random.default_rng(seed)
+    one, other = (rows.gather(random.choice(living, min(count, len(living)), replace=False)) for _ in range(2))
+    mixed = one + np.float32(0.7) * other
+    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+    lengths[lengths == 0] = 1
+    return Questions(mixed / lengths, f"{len(mixed):,} mixtures of two vectors each (there is no model to ask with)")
+
+
+def _ranks(codes: FaissCodes, query: Float32, best: Slots, depth: int) -> npt.NDArray[np.int64]:
+    """At which place each of `best` stands among the candidates; `depth` where it is missing."""
+    candidates = codes.candidates(query, depth)
+    place = np.full(codes.rows, depth, np.int64)
+    place[candidates] = np.arange(len(candidates))
+    return place[best]
+
+
+def _at(base: Method, depth: int) -> Method:
+    return Method(**{**base.as_dict(), "rescored": depth})

@@ -1,0 +1,55 @@
+"""When a collection has an index, when it is extended or made anew, and how much it may hold."""
+
+from __future__ import annotations
+
+from embank.memory.governor import Governor
+from embank.store.collections import Row
+from embank.store.index.methods import Method
+from embank.store.index.saved import Head
+from embank.store.index.settings import Settings
+
+_TAIL_SHARE = 1 / 64
+"""In large collections the tail may be longer: extending rewrites the file."""
+
+_RETRAIN_FACTOR = 4
+"""Trained anew once there are so many times the rows of the last training."""
+
+
+class Policy:
+    """What the settings amount to for one collection. Thread-safe."""
+
+    def __init__(self, settings: Settings, governor: Governor | None) -> None:
+        self.settings = settings
+        self._governor = governor
+
+    def why_exact(self, row: Row) -> str | None:
+        """Why the vectors of `row` are to be scanned; `None` where they are to have an index."""
+        settings, slots = self.settings, row.slots
+        if settings.kind == "exact":
+            return "index.kind is exact"
+        if settings.kind == "auto" and slots < settings.exact_below_rows:
+            return f"{slots:,} vectors are scanned fast enough (index.exact_below_rows = {settings.exact_below_rows:,})"
+        if slots <= settings.tail_rows:
+            return f"{slots:,} vectors are scanned as a tail would be (index.tail_rows = {settings.tail_rows:,})"
+        return None
+
+    def is_behind(self, row: Row, covered_rows: int) -> bool:
+        """Whether more vectors are in no index than may be."""
+        return row.slots - covered_rows > max(self.settings.tail_rows, int(covered_rows * _TAIL_SHARE))
+
+    def may_extend(self, head: Head, dimension: int, rows: int) -> bool:
+        """Whether the codes may be extended to so many rows, rather than made anew."""
+        kind = self.settings.kind
+        if rows > _RETRAIN_FACTOR * head.of_rows:
+            return False
+        return kind == "auto" or self.settings.method(kind, dimension, head.of_rows) == head.method
+
+    def limit_bytes(self) -> int:
+        """What the index may hold. Without a governor there is no budget to take a share of: a share is no limit."""
+        whole_bytes = 1 << 62 if self._governor is None else self._governor.budget_bytes
+        return self.settings.budget.resolve(whole_bytes)
+
+    def named(self, dimension: int, rows: int) -> Method | None:
+        """The way that the settings name; `None` where it is to be measured."""
+        kind = self.settings.kind
+        return None if kind in {"auto", "exact"} else self.settings.method(kind, dimension, rows)
