@@ -20,6 +20,7 @@ from embank.search.settings import Mode
 from embank.source.protocol import Source
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
+from embank.store.index.handle import CollectionIndex
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
 from embank.store.reports import CompactReport, PurgeReport
@@ -175,6 +176,11 @@ class LocalCollection:
         rule = Rule(older_than_s=age, keep=keep, by=by, where=where)
         with self._engine.creep.track("purge"):
             return self._stored.purge(rule, dry_run=dry_run, on_progress=on_progress)
+
+    @property
+    def vector_index(self) -> CollectionIndex:
+        """What its vectors are searched with, why, and bringing that up to date."""
+        return self._stored.index
 
     def get(self, ids: str | Sequence[str]) -> list[StoredDocument]:
         """The documents of one or several ids, in that order; `DocumentNotFound` names those that are missing."""

@@ -17,6 +17,7 @@ from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.search.settings import Mode
 from embank.source.protocol import Source
 from embank.store.compact import OnCompactProgress
+from embank.store.index.handle import CollectionIndex
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
 from embank.store.reports import CompactReport, PurgeReport
@@ -67,6 +68,9 @@ class Collection(Protocol):
     def abandon_reembedding(self) -> Reembedding | None: ...
 
     def reducer(self) -> Reducer: ...
+
+    @property
+    def vector_index(self) -> CollectionIndex: ...
 
     def compact(self, *, dry_run: bool = False, on_progress: OnCompactProgress | None = None) -> CompactReport: ...
 

@@ -18,6 +18,7 @@ from embank.cli import (
     demo,
     documents,
     errors,
+    index,
     ingest,
     memory,
     model_files,
@@ -29,6 +30,7 @@ from embank.cli import (
     stats,
     upkeep,
 )
+from embank.cli.groups import DEFAULT, DefaultGroup
 from embank.registry import import_path
 
 _HELP = """
@@ -141,7 +143,12 @@ def _root(
 _TRY, _WRITE, _READ, _SET_UP = "See it work", "Put documents in", "Get answers out", "Models and settings"
 
 app.command("demo", rich_help_panel=_TRY)(demo.demo)
-app.command("index", rich_help_panel=_WRITE)(ingest.index)
+_index = typer.Typer(cls=DefaultGroup)
+_index.command(DEFAULT, hidden=True)(ingest.index)
+_index.command("show")(index.show)
+_index.command("plan")(index.plan)
+_index.command("build")(index.build)
+app.add_typer(_index, name="index", rich_help_panel=_WRITE, help=ingest.index.__doc__)
 app.command("add", rich_help_panel=_WRITE)(ingest.add)
 app.command("reembed", rich_help_panel=_WRITE)(reembed.reembed)
 app.command("delete", rich_help_panel=_WRITE)(documents.delete)

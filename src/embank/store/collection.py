@@ -16,8 +16,7 @@ from embank.store import audit, collections, documents
 from embank.store.collections import Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
 from embank.store.generation import Epoch, Generation, OpenGenerations
-from embank.store.index.base import IndexStatus
-from embank.store.index.planner import Plan
+from embank.store.index.handle import CollectionIndex
 from embank.store.index.protocol import Mask
 from embank.store.index.view import VectorView
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
@@ -142,7 +141,7 @@ class StoredCollection:
         if self._written:
             try:
                 self.catch_up(lag_rows=_CLOSING_LAG_ROWS, index=False)
-                self.refresh_index()
+                self.index.refresh()
             except (EmbankError, OSError) as error:  # nothing is lost by it: whoever opens the bank next catches up
                 _log.warning("the views of %r lag behind: %s", self.name, error)
         self._generations.close()
@@ -167,7 +166,8 @@ class StoredCollection:
                         continue
                     epoch, picture = seen
                     allowed = _allowed(connection, row, epoch, predicate)
-                    yield Snapshot(row, connection, epoch, picture, allowed, partial(generation.index, row, epoch))
+                    index = partial(generation.index, row, epoch)
+                    yield Snapshot(row, connection, epoch, picture, allowed=allowed, index=index)
                 finally:
                     self._generations.leave(generation)
                 return
@@ -197,26 +197,10 @@ class StoredCollection:
             finally:
                 self._generations.leave(generation)
 
-    def index_status(self) -> IndexStatus | None:
-        """What its vectors are searched with, and why; `None` before the first document."""
-        with self._vector_view() as (view, row):
-            return None if view is None or row is None else view.status(row)
-
-    def refresh_index(self) -> IndexStatus | None:
-        """Bring the vector index up to date now, if it is due.
-
-        Raises `BudgetExceeded`, `InvalidInput` where there are too few vectors for it, and `MissingExtra`.
-        """
-        with self._vector_view() as (view, row):
-            if view is None or row is None:
-                return None
-            view.refresh()
-            return view.status(row)
-
-    def index_plan(self, *, anew: bool = False) -> Plan | None:
-        """What was measured to choose its index; `anew` measures now. Raises `InvalidInput` and `MissingExtra`."""
-        with self._vector_view() as (view, row):
-            return None if view is None or row is None else view.plan(row, anew=anew)
+    @property
+    def index(self) -> CollectionIndex:
+        """What its vectors are searched with."""
+        return CollectionIndex(self._vector_view)
 
     def writer_view(self) -> LexicalView | None:
         """The lexical view where one is open, for those who account for its memory."""
@@ -266,20 +250,16 @@ class StoredCollection:
     # --- inside ---
 
     @contextmanager
-    def _vector_view(self) -> Iterator[tuple[VectorView | None, Row | None]]:
-        row = self._row()
-        generation = self._generations.enter(row) if row is not None else None
+    def _vector_view(self) -> Iterator[tuple[VectorView, Row] | None]:
+        with self._existing() as (_, row):
+            generation = None if row is None else self._generations.enter(row)
         if row is None or generation is None:
-            yield None, row
+            yield None
             return
         try:
             yield generation.vector_view(row), row
         finally:
             self._generations.leave(generation)
-
-    def _row(self) -> Row | None:
-        with self._existing() as (_, row):
-            return row
 
     @contextmanager
     def _existing(self) -> Iterator[tuple[sqlite3.Connection, Row | None]]:

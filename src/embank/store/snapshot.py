@@ -27,6 +27,7 @@ class Snapshot:
         connection: sqlite3.Connection,
         epoch: Epoch,
         picture: Picture | None,
+        *,
         allowed: Mask | None,
         index: Callable[[], Index | None],
     ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.store.index.conftest import Opener, add, found
 
 from embank.errors import InvalidInput, StoreError
 from embank.store.codec import Codec
@@ -18,7 +19,6 @@ from embank.store.index.settings import Settings
 from embank.store.vectors import Rows, Segments
 from embank.system.files import Files
 from embank.testing.indexes import DIMENSION, Float32, clustered
-from tests.store.index.conftest import Opener, add, found
 
 pytestmark = pytest.mark.skipif(not faiss.available(), reason="faiss-cpu is not installed")
 
@@ -127,9 +127,9 @@ def test_what_is_no_plan_is_refused(wrong: Any) -> None:
 def test_a_collection_is_measured_once_and_built_accordingly(bank: Opener, many: Float32, tmp_path: Path) -> None:
     collection = bank(kind="auto", exact_below_rows=10_000)
     add(collection, many)
-    assert collection.index_plan() is None
-    status = collection.refresh_index()
-    plan = collection.index_plan()
+    assert collection.index.plan() is None
+    status = collection.index.refresh()
+    plan = collection.index.plan()
     assert status is not None
     assert plan is not None
     assert plan.chosen is not None
@@ -138,30 +138,30 @@ def test_a_collection_is_measured_once_and_built_accordingly(bank: Opener, many:
     path = next(tmp_path.rglob("plan.json"))
     written = path.stat().st_mtime_ns
     add(collection, clustered(600, seed=71), first=_ROWS)
-    collection.refresh_index()
+    collection.index.refresh()
     assert path.stat().st_mtime_ns == written
     bank.close()
     again = bank(kind="auto", exact_below_rows=10_000)
-    assert again.index_plan() == plan
+    assert again.index.plan() == plan
     assert found(again, many[5], 1)[0] == ["d5"]
 
 
 def test_a_damaged_plan_is_made_anew(bank: Opener, many: Float32, tmp_path: Path) -> None:
     collection = bank(kind="auto", exact_below_rows=10_000, rescored=50)
     add(collection, many)
-    collection.refresh_index()
+    collection.index.refresh()
     path = next(tmp_path.rglob("plan.json"))
     path.write_bytes(b"{")
-    assert collection.index_plan() is None
-    assert collection.index_plan(anew=True) is not None
-    assert collection.index_plan() is not None
+    assert collection.index.plan() is None
+    assert collection.index.plan(anew=True) is not None
+    assert collection.index.plan() is not None
 
 
 def test_without_room_for_any_index_it_says_so_and_scans(bank: Opener, many: Float32) -> None:
     collection = bank(kind="auto", exact_below_rows=10_000, rescored=50, budget="10KB")
     add(collection, many)
     with pytest.raises(StoreError, match="nothing that was tried fits"):
-        collection.refresh_index()
+        collection.index.refresh()
     assert found(collection, many[5], 1)[0] == ["d5"]
 
 
@@ -169,7 +169,7 @@ def test_a_small_collection_has_nothing_to_measure(bank: Opener, vectors: Float3
     collection = bank(kind="auto")
     add(collection, vectors)
     with pytest.raises(InvalidInput, match="16,384 vectors or more"):
-        collection.index_plan(anew=True)
+        collection.index.plan(anew=True)
 
 
 def test_questions_are_short_and_of_the_own_words(bank: Opener, many: Float32) -> None:
@@ -181,7 +181,7 @@ def test_questions_are_short_and_of_the_own_words(bank: Opener, many: Float32) -
 
     collection = bank(kind="auto", exact_below_rows=10_000, rescored=50, ask=ask)
     add(collection, many)
-    plan = collection.index_plan(anew=True)
+    plan = collection.index.plan(anew=True)
     assert plan is not None
     assert plan.asked.startswith("400 questions of 1 to 4 words")
     assert len(set(asked)) == 400

@@ -32,7 +32,7 @@ def _built(status: IndexStatus | None) -> IndexStatus:
 def test_a_built_index_answers_with_exact_scores(bank: Opener, vectors: Float32) -> None:
     collection = bank()
     add(collection, vectors)
-    status = _built(collection.refresh_index())
+    status = _built(collection.index.refresh())
     assert (status.indexed_rows, status.loaded, status.sequence) == (ROWS, True, 1)
     hits = 0
     for query in questions(vectors, 30, seed=51):
@@ -46,18 +46,18 @@ def test_a_built_index_answers_with_exact_scores(bank: Opener, vectors: Float32)
 def test_what_is_acknowledged_is_found_at_once(bank: Opener, vectors: Float32) -> None:
     collection = bank()
     add(collection, vectors)
-    collection.refresh_index()
+    collection.index.refresh()
     new = clustered(100, seed=52)
     add(collection, new, first=ROWS)
     for number in (0, 99):
         assert found(collection, new[number], 1)[0] == [f"d{ROWS + number}"]
-    assert _built(collection.index_status()).indexed_rows == ROWS
+    assert _built(collection.index.status()).indexed_rows == ROWS
 
 
 def test_deleted_and_filtered_documents_are_in_no_answer(bank: Opener, vectors: Float32) -> None:
     collection = bank()
     add(collection, vectors)
-    collection.refresh_index()
+    collection.index.refresh()
     query = vectors[10]
     nearest, _ = found(collection, query, 20)
     collection.delete(nearest[:10])
@@ -78,9 +78,9 @@ def test_it_is_loaded_when_the_bank_is_opened_again(bank: Opener, vectors: Float
     before = _file(tmp_path).stat().st_mtime_ns
     for read_only in (True, False):
         again = bank(read_only=read_only)
-        assert not _built(again.index_status()).loaded
+        assert not _built(again.index.status()).loaded
         found(again, vectors[0])
-        assert _built(again.index_status()).loaded
+        assert _built(again.index.status()).loaded
         bank.close()
         if not read_only:
             assert _file(tmp_path).stat().st_mtime_ns == before
@@ -89,10 +89,10 @@ def test_it_is_loaded_when_the_bank_is_opened_again(bank: Opener, vectors: Float
 def test_a_long_tail_extends_it_without_training(bank: Opener, vectors: Float32) -> None:
     collection = bank()
     add(collection, vectors)
-    first = _built(collection.refresh_index())
+    first = _built(collection.index.refresh())
     more = clustered(600, seed=53)
     add(collection, more, first=ROWS)
-    second = _built(collection.refresh_index())
+    second = _built(collection.index.refresh())
     assert (second.indexed_rows, second.trained_rows) == (ROWS + 600, first.trained_rows)
     assert found(collection, more[599], 1)[0] == [f"d{ROWS + 599}"]
 
@@ -100,9 +100,9 @@ def test_a_long_tail_extends_it_without_training(bank: Opener, vectors: Float32)
 def test_it_is_trained_anew_when_there_are_several_times_as_many(bank: Opener, vectors: Float32) -> None:
     collection = bank(kind="sq8")
     add(collection, vectors)
-    first = _built(collection.refresh_index())
+    first = _built(collection.index.refresh())
     add(collection, clustered(3 * ROWS + 1, seed=54), first=ROWS)
-    second = _built(collection.refresh_index())
+    second = _built(collection.index.refresh())
     assert first.trained_rows == ROWS
     assert second.trained_rows == 4 * 4_096
 
@@ -112,7 +112,7 @@ def test_it_is_built_in_the_background(bank: Opener, vectors: Float32) -> None:
     add(collection, vectors)
     collection.catch_up()
     deadline = time.monotonic() + 60
-    while (status := collection.index_status()) is None or status.method is None:
+    while (status := collection.index.status()) is None or status.method is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert status.indexed_rows == ROWS
@@ -136,7 +136,7 @@ def test_searches_go_on_while_it_is_built(bank: Opener, vectors: Float32) -> Non
     searcher.start()
     try:
         for step in range(4):
-            collection.refresh_index()
+            collection.index.refresh()
             add(collection, clustered(501, seed=60 + step), first=ROWS + step * 501)
     finally:
         stop.set()
@@ -158,7 +158,7 @@ def test_a_flipped_bit_is_noticed_and_the_index_built_again(
     path.write_bytes(content)
     again = bank()
     assert found(again, vectors[7], 1)[0] == ["d7"]
-    assert _built(again.refresh_index()).loaded
+    assert _built(again.index.refresh()).loaded
     bank.close()
     assert saved.load(path)[1].rows == ROWS
 
@@ -172,7 +172,7 @@ def test_a_file_cut_short_or_gone_is_built_again(bank: Opener, vectors: Float32,
     for _ in range(2):
         again = bank()
         assert found(again, vectors[7], 1)[0] == ["d7"]
-        assert _built(again.refresh_index()).indexed_rows == ROWS
+        assert _built(again.index.refresh()).indexed_rows == ROWS
         bank.close()
         path.unlink()
 
@@ -187,7 +187,7 @@ def test_an_index_of_other_vectors_is_not_believed(bank: Opener, vectors: Float3
     saved.save(path, codes, saved.Head(**values), files=FaultyFiles())
     again = bank()
     found(again, vectors[0])
-    assert not _built(again.index_status()).loaded
+    assert not _built(again.index.status()).loaded
 
 
 def test_without_room_on_the_disk_it_works_but_is_not_dropped(bank: Opener, vectors: Float32) -> None:
@@ -195,9 +195,10 @@ def test_without_room_on_the_disk_it_works_but_is_not_dropped(bank: Opener, vect
     collection = bank(files=files)
     add(collection, vectors)
     files.room_bytes = 1_000
-    assert _built(collection.refresh_index()).loaded
-    with collection._vector_view() as (view, _):
-        assert view is not None
+    assert _built(collection.index.refresh()).loaded
+    with collection._vector_view() as found_view:
+        assert found_view is not None
+        view, _ = found_view
         assert view.release(1) == 0
     files.room_bytes = None
 
@@ -205,9 +206,10 @@ def test_without_room_on_the_disk_it_works_but_is_not_dropped(bank: Opener, vect
 def test_it_is_dropped_under_pressure_and_comes_back(bank: Opener, vectors: Float32) -> None:
     collection = bank()
     add(collection, vectors)
-    collection.refresh_index()
-    with collection._vector_view() as (view, _):
-        assert view is not None
+    collection.index.refresh()
+    with collection._vector_view() as found_view:
+        assert found_view is not None
+        view, _ = found_view
         held = view.used_bytes()
         assert view.release(1) == held > 0
         assert view.used_bytes() == 0
@@ -221,7 +223,7 @@ def test_an_index_above_its_budget_is_refused_with_the_figures(bank: Opener, vec
     collection = bank(budget="50KB")
     add(collection, vectors)
     with pytest.raises(BudgetExceeded) as caught:
-        collection.refresh_index()
+        collection.index.refresh()
     assert caught.value.fields["available_bytes"] == 50_000
     assert found(collection, vectors[3], 1)[0] == ["d3"]
 
@@ -230,14 +232,14 @@ def test_too_few_vectors_are_refused_with_the_figure_and_scanned(bank: Opener, v
     collection = bank()
     add(collection, vectors[:2_000])
     with pytest.raises(InvalidInput, match="at least 4,096 vectors, there are 2,000"):
-        collection.refresh_index()
+        collection.index.refresh()
     assert found(collection, vectors[3], 1)[0] == ["d3"]
 
 
 def test_small_collections_are_scanned(bank: Opener, vectors: Float32) -> None:
     collection = bank(kind="auto")
     add(collection, vectors)
-    status = collection.refresh_index()
+    status = collection.index.refresh()
     assert status is not None
     assert status.method is None
     assert status.reason is not None
@@ -247,12 +249,12 @@ def test_small_collections_are_scanned(bank: Opener, vectors: Float32) -> None:
 def test_a_reader_takes_what_the_writer_saved_meanwhile(bank: Opener, vectors: Float32) -> None:
     writer = bank()
     add(writer, vectors)
-    writer.refresh_index()
+    writer.index.refresh()
     reader = bank(read_only=True)
     found(reader, vectors[0])
-    assert _built(reader.index_status()).indexed_rows == ROWS
+    assert _built(reader.index.status()).indexed_rows == ROWS
     more = clustered(600, seed=56)
     add(writer, more, first=ROWS)
-    writer.refresh_index()
+    writer.index.refresh()
     assert found(reader, more[5], 1)[0] == [f"d{ROWS + 5}"]
-    assert _built(reader.index_status()).indexed_rows == ROWS + 600
+    assert _built(reader.index.status()).indexed_rows == ROWS + 600

@@ -6,7 +6,8 @@ FAISS frees the interpreter's lock while it searches, trains and adds; searches 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -109,12 +110,16 @@ def load(method: Method, read: Read) -> FaissCodes:
     return FaissCodes(index, method)
 
 
-def bounded_threads(threads: int) -> Callable[[], None]:
-    """Have FAISS work with so many threads when called from this one; returns what sets it back."""
+@contextmanager
+def bounded_threads(threads: int) -> Iterator[None]:
+    """Have FAISS work with so many threads where the block calls it; other threads' calls are not touched."""
     faiss = require()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
-    return lambda: faiss.omp_set_num_threads(before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _prepare(index: Any, method: Method) -> None:

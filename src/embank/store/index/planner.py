@@ -111,6 +111,10 @@ class Planner:
 
     def plan(self, rows: Rows, dead: Mask | None, questions: Questions) -> Plan:
         """Try everything on samples of the live vectors."""
+        with faiss.bounded_threads(self._settings.threads):
+            return self._plan(rows, dead, questions)
+
+    def _plan(self, rows: Rows, dead: Mask | None, questions: Questions) -> Plan:
         living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
         shuffled = self._random.permutation(living)[:SAMPLE_ROWS]
         large, small = np.sort(shuffled), np.sort(shuffled[: len(shuffled) // _NESTING])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from embank.errors import EmbankError, InvalidInput, MemoryBudgetError, StoreError
 from embank.events.kinds import ViewCaughtUp
@@ -209,13 +210,10 @@ class VectorView:
 
     def _bring_up_to_date(self, row: Row, rows: Rows, dead: Mask | None, base: Base | None) -> None:
         started = self._clock.monotonic()
-        undo = faiss.bounded_threads(self._policy.settings.threads)
-        try:
+        with faiss.bounded_threads(self._policy.settings.threads):
             codes, trained, of_rows = self._copy(base, rows) or self._trained(row, rows, dead)
             added = len(rows) - codes.rows
             building.fill(codes, rows, governor=self._governor, going=self._is_going)
-        finally:
-            undo()
         head = Head(
             name=self._place.name,
             sequence=row.sequence,
@@ -315,24 +313,10 @@ class VectorView:
         """The saved codes, where they are whole and of these vectors."""
         try:
             told = saved.head(self._place.path)
-            if told is None or told.name != self._place.name:
+            if told is None or not faiss.available() or not self._is_of(told, row, rows):
                 return None
-            if told.sequence > row.sequence or told.rows > len(rows):
-                self._looked_at = None  # of a later state than this search sees: the next one may
-                return None
-            if told.witness != saved.witness(rows, told.rows):
-                _log.warning("the vector index of %r is of other vectors", self._place.collection_name)
-                return None
-            if not faiss.available():
-                return None
-            reserved = None
-            if self._governor is not None:
-                reserved = self._governor.reserve("loading a vector index", told.method.held_bytes(told.rows))
-            try:
+            with self._reserved(told):
                 codes, told = saved.load(self._place.path)
-            finally:
-                if reserved is not None:
-                    reserved.release()
         except (OSError, ValueError) as error:
             _log.warning("the vector index of %r can't be used (%s)", self._place.collection_name, error)
             return None
@@ -342,6 +326,21 @@ class VectorView:
             self._load_after_s = self._build_after_s = self._clock.monotonic() + _RETRY_S
             return None
         return Base(codes, told, kept=True)
+
+    def _is_of(self, told: Head, row: Row, rows: Rows) -> bool:
+        """Whether what is saved is of these vectors."""
+        if told.name == self._place.name and (told.sequence > row.sequence or told.rows > len(rows)):
+            self._looked_at = None  # of a later state than this search sees: the next one may
+            return False
+        if told.name != self._place.name or told.witness != saved.witness(rows, told.rows):
+            _log.warning("the vector index of %r is of other vectors", self._place.collection_name)
+            return False
+        return True
+
+    def _reserved(self, told: Head) -> AbstractContextManager[object]:
+        if self._governor is None:
+            return nullcontext()
+        return self._governor.reserve("loading a vector index", told.method.held_bytes(told.rows))
 
     def _has_room(self) -> bool:
         if not self._dropped_bytes or self._governor is None:
