@@ -45,6 +45,7 @@ class LocalCollection:
     def __init__(self, engine: Engine, stored: StoredCollection) -> None:
         self._engine = engine
         self._stored = stored
+        self.vector_index = stored.index
 
     @property
     def name(self) -> str:

@@ -31,6 +31,8 @@ Where = Mapping[str, Any]
 class Collection(Protocol):
     """A collection of documents, wherever it is kept."""
 
+    vector_index: CollectionIndex
+
     @property
     def name(self) -> str: ...
 
@@ -68,9 +70,6 @@ class Collection(Protocol):
     def abandon_reembedding(self) -> Reembedding | None: ...
 
     def reducer(self) -> Reducer: ...
-
-    @property
-    def vector_index(self) -> CollectionIndex: ...
 
     def compact(self, *, dry_run: bool = False, on_progress: OnCompactProgress | None = None) -> CompactReport: ...
 

@@ -122,7 +122,7 @@ class VectorView:
     def index(self, row: Row, rows: Rows) -> Index | None:
         """What to search `rows` with, at once; `None` where they are to be scanned."""
         base = self._base
-        if base is None or (self._read_only and self._policy.is_behind(row, 0 if base is None else base.codes.rows)):
+        if base is None or (self._read_only and self._policy.is_behind(row, base.codes.rows)):
             base = self._load(row, rows) or base
         if self._is_due(row, base):
             self._thread.wake()
