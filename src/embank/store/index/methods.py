@@ -99,8 +99,8 @@ class Method:
     def wanted_rows(self) -> int:
         """Vectors beyond which training gains nothing worth its memory."""
         if self.kind == "pq":
-            return max(256 << self.bits, 4 * LEAST_TRAINING_ROWS)
-        return max(self.least_rows, 4 * LEAST_TRAINING_ROWS, 64 * self.lists)
+            return max(256 << self.bits, 2 * LEAST_TRAINING_ROWS)
+        return max(self.least_rows, 2 * LEAST_TRAINING_ROWS, 64 * self.lists)
 
     def check_rows(self, rows: int) -> None:
         """Raise `InvalidInput` where there are too few vectors to train with."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from embank.memory.governor import Governor
 from embank.store.collections import Row
+from embank.store.index import faiss
 from embank.store.index.methods import Method
 from embank.store.index.saved import Head
 from embank.store.index.settings import Settings
@@ -21,6 +22,7 @@ class Policy:
     def __init__(self, settings: Settings, governor: Governor | None) -> None:
         self.settings = settings
         self._governor = governor
+        self._installed = faiss.available()  # looked up once: it takes longer than a search
 
     def why_exact(self, row: Row) -> str | None:
         """Why the vectors of `row` are to be scanned; `None` where they are to have an index."""
@@ -29,6 +31,8 @@ class Policy:
             return "index.kind is exact"
         if settings.kind == "auto" and slots < settings.exact_below_rows:
             return f"{slots:,} vectors are scanned fast enough (index.exact_below_rows = {settings.exact_below_rows:,})"
+        if settings.kind == "auto" and not self._installed:
+            return "FAISS is not installed, so that all vectors are scanned: pip install 'embank[faiss]'"
         if slots <= settings.tail_rows:
             return f"{slots:,} vectors are scanned as a tail would be (index.tail_rows = {settings.tail_rows:,})"
         return None
