@@ -78,7 +78,7 @@ def measure(documents: int, queries: int, kind: str) -> tuple[dict[str, float | 
         hnsw, hnsw_s = _hnsw(vectors)
         ways: dict[str, Callable[[Float32], Any]] = {
             "embank": lambda query: index.search(query, 10).slots,
-            "hnsw": lambda query: hnsw(query),
+            "hnsw": hnsw,
         }
         speed = _speeds(ways, test)
         recalls = {name: _recalls(way, test, truth, rows) for name, way in ways.items()}
