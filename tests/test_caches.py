@@ -172,7 +172,7 @@ def test_a_reader_beside_the_writer_finds_what_that_wrote_and_writes_nothing(tmp
         model = Counted()
         with opened(path, model, DISK, NO_RESULTS, read_only=True) as reader:
             assert disk(reader).name == "disk (read only)"
-            assert reader._engine.default_model().embed(TEXTS).shape == (40, 64)
+            assert reader._engine.models.default().embed(TEXTS).shape == (40, 64)
             assert model.computed == 0
             reader.clear_cache()
         assert disk(writer).entries == len(TEXTS)

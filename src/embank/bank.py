@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from embank.collection import Where
-from embank.engine import Engine, Target, load_config
+from embank.engine import Engine, load_config
 from embank.errors import DocumentNotFound, InvalidInput
 from embank.given import DocumentLike, document, own_vectors, user_space
+from embank.modelbook import Target
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
 from embank.records import Document, Hit
 from embank.reduce.reducer import Reducer
@@ -20,7 +21,6 @@ from embank.search.settings import Mode
 from embank.source.protocol import Source
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
-from embank.store.index.handle import CollectionIndex
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
 from embank.store.reports import CompactReport, PurgeReport
@@ -178,11 +178,6 @@ class LocalCollection:
         with self._engine.creep.track("purge"):
             return self._stored.purge(rule, dry_run=dry_run, on_progress=on_progress)
 
-    @property
-    def vector_index(self) -> CollectionIndex:
-        """What its vectors are searched with, why, and bringing that up to date."""
-        return self._stored.index
-
     def get(self, ids: str | Sequence[str]) -> list[StoredDocument]:
         """The documents of one or several ids, in that order; `DocumentNotFound` names those that are missing."""
         wanted = [ids] if isinstance(ids, str) else list(ids)
@@ -289,7 +284,7 @@ class Bank:
 
         With `cache.disk`, the vectors used last come into memory as well.
         """
-        self._engine.warm()
+        self._engine.models.warm()
 
     def models(self) -> list[Any]:
         """States of the models of this process."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from embank.engine import USER_SPACE
 from embank.errors import InvalidInput
+from embank.modelbook import USER_SPACE
 from embank.records import Document
 from embank.store.protocol import Float32, Space
 
