@@ -69,6 +69,8 @@ class RescoredIndex:
         if len(found) < min(k, inside):  # a graph that a filter tore apart, lists that held too few
             return exact.search(query, k, allowed=allowed)
         best = self._scored(found, query, k)
+        if self._covered == len(self._vectors):
+            return best
         tail = exact.search(query, k, allowed=allowed, first_slot=self._covered)
         return best_of(best, tail.slots, tail.scores, k)
 
