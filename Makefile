@@ -30,8 +30,8 @@ setup-full: $(VENV)/.torch setup ## setup, and torch's CPU build with what bench
 demo: $(VENV)/.embank $(VENV)/.models ## index the standard library's documentation within 192 MB, and search it
 	@$(BIN)/embank demo
 
-test: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## run the tests
-	@$(PY) -m pytest
+test: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## run the tests, a file at a time on each processor
+	@$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: lint test ## everything that CI runs: lint, format, types, import contracts, tests
 
