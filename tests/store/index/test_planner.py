@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ from tests.store.index.conftest import Opener, add, found
 
 from embank.errors import InvalidInput, StoreError
 from embank.store.codec import Codec
-from embank.store.index import building, faiss
+from embank.store.index import building, faiss, planner
 from embank.store.index.methods import Method, method
 from embank.store.index.planner import Plan, Planner, Trial, choose, lower_bound, mixtures
 from embank.store.index.settings import Settings
@@ -81,8 +85,7 @@ def test_the_bound_is_below_the_mean_even_without_a_miss() -> None:
 
 def test_recall_is_measured_as_it_is(rows: Rows, many: Float32) -> None:
     questions = mixtures(rows, np.arange(_ROWS), count=40)
-    planner = Planner(Settings(rescored=200), limit_bytes=1 << 40, going=lambda: True)
-    plan = planner.plan(rows, None, questions)
+    plan = Planner(Settings(rescored=200), limit_bytes=1 << 40, going=lambda: True).plan(rows, None, questions)
     trial = next(each for each in plan.trials if each.method.kind == "pq-fastscan")
     assert plan.sample_rows == _ROWS
     codes = building.trained(trial.method, rows, dead=None, governor=None)[0]
@@ -190,3 +193,46 @@ def test_questions_are_short_and_of_the_own_words(bank: Opener, many: Float32) -
 
 def test_every_way_is_a_way_of_a_kind() -> None:
     assert Method(**method("ivf", 64, 50_000).as_dict()) == method("ivf", 64, 50_000)
+
+
+class _Grants:
+    """A governor's reservations, of which so much is granted of what goes beyond the least."""
+
+    def __init__(self, part: float) -> None:
+        self.part = part
+        self.asked: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def reserve(self, what: str, wanted_bytes: int, *, least_bytes: int) -> Iterator[Any]:
+        self.asked.append((what, wanted_bytes, least_bytes))
+        yield SimpleNamespace(granted_bytes=least_bytes + int(self.part * (wanted_bytes - least_bytes)))
+
+
+@pytest.mark.parametrize(("part", "sample"), [(0.0, 4_000), (0.5, 6_000), (1.0, 8_000)])
+def test_the_sample_is_as_large_as_the_memory_granted(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, part: float, sample: int
+) -> None:
+    monkeypatch.setattr(planner, "LEAST_ROWS", 4_000)
+    monkeypatch.setattr(planner, "SAMPLE_ROWS", 8_000)
+    grants: Any = _Grants(part)
+    settings = Settings(rescored=50)
+    questions = mixtures(rows, np.arange(_ROWS), count=10)
+    plan = Planner(settings, limit_bytes=1 << 40, going=lambda: True, governor=grants).plan(rows, None, questions)
+    assert plan.sample_rows == pytest.approx(sample, abs=1)
+    ((_, wanted_bytes, least_bytes),) = grants.asked
+    assert least_bytes < wanted_bytes
+
+
+def test_what_planning_takes_is_no_more_than_it_reserves(rows: Rows) -> None:
+    questions = mixtures(rows, np.arange(_ROWS), count=100)
+    grants: Any = _Grants(1.0)
+    tracemalloc.start()
+    try:
+        Planner(Settings(rescored=50), limit_bytes=1 << 40, going=lambda: True, governor=grants).plan(
+            rows, None, questions
+        )
+        _, peak_bytes = tracemalloc.get_traced_memory()  # numpy's part of it: FAISS allocates by itself
+    finally:
+        tracemalloc.stop()
+    ((_, wanted_bytes, _),) = grants.asked
+    assert peak_bytes < wanted_bytes

@@ -31,6 +31,11 @@ class Interrupted(Exception):
     """The building was called off, as by whoever closes the bank."""
 
 
+def training_bytes(method: Method, rows: int) -> int:
+    """What training on so many vectors takes."""
+    return rows * int(method.dimension * 4 * _TRAINING_FACTOR)
+
+
 def trained(
     method: Method, rows: Rows, *, dead: Mask | None, governor: Governor | None, seed: int = 0
 ) -> tuple[FaissCodes, int]:
@@ -41,13 +46,14 @@ def trained(
     living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
     method.check_rows(len(living))
     wanted = min(method.wanted_rows, len(living))
-    row_bytes = int(method.dimension * 4 * _TRAINING_FACTOR)
     if governor is None:
         return faiss.train(method, _sample(rows, living, wanted, seed)), wanted
     with governor.reserve(
-        f"training {method.factory}", wanted * row_bytes, least_bytes=method.least_rows * row_bytes
+        f"training {method.factory}",
+        training_bytes(method, wanted),
+        least_bytes=training_bytes(method, method.least_rows),
     ) as granted:
-        count = min(granted.granted_bytes // row_bytes, wanted)
+        count = min(granted.granted_bytes // training_bytes(method, 1), wanted)
         codes = faiss.train(method, _sample(rows, living, count, seed))
     if method.kind == "pq" and count < PQ_WARNING_ROWS:
         _log.warning("%s was trained on %d vectors; fewer than %d cost recall", method.factory, count, PQ_WARNING_ROWS)

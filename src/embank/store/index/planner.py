@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embank.memory.governor import Governor
+from embank.memory.priority import bulk_work
 from embank.store.index import building, faiss
 from embank.store.index.faiss import FaissCodes
 from embank.store.index.methods import LEAST_TRAINING_ROWS, Method
@@ -100,23 +102,53 @@ class Plan:
 class Planner:
     """Measures the ways that there are. `going` is asked between steps; `Interrupted` where it says no.
 
-    Its memory is that of the codes of a sample, one at a time, and of what they are trained on.
+    Its memory is that of the codes of a sample, two at a time, and of what they are trained on. The sample is as large
+    as what the governor grants of that allows.
     """
 
-    def __init__(self, settings: Settings, *, limit_bytes: int, going: Callable[[], bool], seed: int = 0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        limit_bytes: int,
+        going: Callable[[], bool],
+        governor: Governor | None = None,
+        seed: int = 0,
+    ) -> None:
         self._settings = settings
+        self._governor = governor
         self._limit_bytes = limit_bytes
         self._going = going
         self._random = np.random.default_rng(seed)
 
     def plan(self, rows: Rows, dead: Mask | None, questions: Questions) -> Plan:
-        """Try everything on samples of the live vectors."""
-        with faiss.bounded_threads(self._settings.threads):
-            return self._plan(rows, dead, questions)
-
-    def _plan(self, rows: Rows, dead: Mask | None, questions: Questions) -> Plan:
+        """Try everything on samples of the live vectors. Raises `BudgetExceeded` where not even small ones fit."""
         living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
-        shuffled = self._random.permutation(living)[:SAMPLE_ROWS]
+        most = min(len(living), SAMPLE_ROWS)
+        with faiss.bounded_threads(self._settings.threads):
+            if self._governor is None:
+                return self._plan(rows, living, most, questions)
+            least = min(most, LEAST_ROWS)
+            wanted_bytes, least_bytes = (self._working_bytes(rows, count, questions) for count in (most, least))
+            with (
+                bulk_work(),
+                self._governor.reserve("planning a vector index", wanted_bytes, least_bytes=least_bytes) as granted,
+            ):
+                part = (granted.granted_bytes - least_bytes) / max(wanted_bytes - least_bytes, 1)
+                return self._plan(rows, living, least + int(part * (most - least)), questions)
+
+    def _working_bytes(self, rows: Rows, sample: int, questions: Questions) -> int:
+        """What trying everything on so many vectors takes at most."""
+        dimension = rows.codec.dimension
+        tried = (
+            building.training_bytes(base, min(base.wanted_rows, sample)) + 2 * base.held_bytes(sample)
+            for base in self._candidates(dimension, len(rows))
+        )
+        # Of each block its vectors, and for each question scores and places, in order and out of it.
+        return max(tried) + building.BLOCK_ROWS * (4 * dimension + 32 * len(questions.vectors))
+
+    def _plan(self, rows: Rows, living: Slots, count: int, questions: Questions) -> Plan:
+        shuffled = self._random.permutation(living)[:count]
         large, small = np.sort(shuffled), np.sort(shuffled[: len(shuffled) // _NESTING])
         nearest = {len(slots): self._nearest(rows, slots, questions.vectors) for slots in (small, large)}
         trials = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embank.errors import EmbankError
+from embank.memory.governor import Governor
 from embank.store import documents
 from embank.store.collections import Row
 from embank.store.index import faiss
@@ -35,12 +36,22 @@ Ask = Callable[[CollectionInfo, list[str]], Float32 | None]
 class Plans:
     """One collection's plan. For one thread at a time, but for `kept`."""
 
-    def __init__(self, path: Path, readers: Readers, *, settings: Settings, files: Files, ask: Ask | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        readers: Readers,
+        *,
+        settings: Settings,
+        files: Files,
+        ask: Ask | None,
+        governor: Governor | None = None,
+    ) -> None:
         self._path = path
         self._readers = readers
         self._settings = settings
         self._files = files
         self._ask = ask
+        self._governor = governor
 
     def kept(self) -> Plan | None:
         """The plan that was made last; `None` where there is none that can be read."""
@@ -72,10 +83,13 @@ class Plans:
         going: Callable[[], bool],
         keep: bool = True,
     ) -> Plan:
-        """Measure, and `keep` what was found. Raises `Interrupted`, `MissingExtra`, and `OSError` of the disk."""
+        """Measure, and `keep` what was found.
+
+        Raises `Interrupted`, `BudgetExceeded`, `MissingExtra`, and `OSError` of the disk.
+        """
         faiss.require()
         living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
-        planner = Planner(self._settings, limit_bytes=limit_bytes, going=going)
+        planner = Planner(self._settings, limit_bytes=limit_bytes, going=going, governor=self._governor)
         plan = planner.plan(rows, dead, self._questions(row, rows, living))
         if keep:
             self._files.make_directory(self._path.parent)

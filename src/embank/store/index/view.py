@@ -72,7 +72,7 @@ class VectorView:
         self._state = state
         self._policy = Policy(settings, governor)
         path = place.path.with_name("plan.json")
-        self._plans = Plans(path, readers, settings=settings, files=files, ask=ask)
+        self._plans = Plans(path, readers, settings=settings, files=files, ask=ask, governor=governor)
         self._read_only = read_only
         self._files = files
         self._clock = clock
