@@ -10,7 +10,7 @@ ones more often). Then every document is got again by its id and compared, and 5
 text, and must be among the first 20. The passages are read from a file as they are needed: what is held is the
 pipeline's. The last line printed is one JSON object.
 
-Embank is given 80 % of whatever limit it finds itself in, and is the only one that knows of it. The others embed in
+Embank is given 95 % of whatever limit it finds itself in, and is the only one that knows of it. The others embed in
 batches of 32; Chroma and FAISS have their defaults (HNSW of 32 links). A peer's environment has no Embank: what is
 imported at the top, all of them have.
 """
@@ -36,7 +36,7 @@ AT_ONCE = 100
 SEARCHES = 10
 SAMPLE = 50
 DEPTH = 20
-SHARE = "80%"
+SHARE = "95%"
 _BATCH = 32
 _THREADS = 2
 

@@ -16,9 +16,9 @@ Run = Callable[..., Result]
 
 @pytest.mark.usefixtures("filled")
 def test_programs_get_the_whole_snapshot(run: Run) -> None:
-    said = json.loads(run("memory", "--memory", "300MB", "--json").stdout)
-    assert said["budget_bytes"] == 300_000_000
-    assert 0 < said["real_bytes"] < 300_000_000
+    said = json.loads(run("memory", "--memory", "4GB", "--json").stdout)
+    assert said["budget_bytes"] == 4_000_000_000
+    assert 0 < said["real_bytes"] < 4_000_000_000
     assert said["process_bytes"]
     assert [rung["name"] for rung in said["rungs"]] == ["release", "trim", "shrink", "unload", "recycle", "refuse"]
     assert said["unmanaged_growth_bytes"] is None, "no model was loaded, so no floor was taken"
@@ -36,10 +36,10 @@ def test_warm_loads_the_model_and_counts_it(run: Run) -> None:
 
 @pytest.mark.usefixtures("filled")
 def test_people_see_ledgers_ladder_and_notes(run: Run) -> None:
-    result = run("memory", "--warm", "--memory", "300MB")
+    result = run("memory", "--warm", "--memory", "4GB")
     assert result.exit_code == 0, result.output
     told = result.stdout
-    assert "of the budget of 300 MB" in told
+    assert "of the budget of 4.0 GB" in told
     for word in ("floor", "managed", "model wordllama", "unmanaged", "reserved", "available", "peak"):
         assert word in told
     places = [told.index(f"{rung} ") for rung in ("refuse", "recycle", "unload", "shrink")]
