@@ -248,7 +248,7 @@ class Soak:
     def compact(self) -> None:
         """Let go of the vectors and words of what was updated and deleted; the documents are the same."""
         report = self._notes.compact()
-        _want((report.documents, report.slots_after), (self._live, report.passages))
+        _want((report.documents, report.slots_after), (len(self._states), report.passages))
 
     def _some(self) -> list[int]:
         return self._rng.sample(self._order, _AT_ONCE)
