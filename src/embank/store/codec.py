@@ -14,6 +14,9 @@ Float32 = npt.NDArray[np.float32]
 Stored = npt.NDArray[Any]
 """shape (n,), one structured record a vector (`Codec.record`)."""
 
+_LENGTH_SLACK = 2e-3
+"""How far half precision may take a unit vector's length from 1, twice over."""
+
 
 class Codec:
     """Converts between float32 rows of one `dimension` and stored records.
@@ -45,6 +48,17 @@ class Codec:
         stored["codes"] = np.rint(vectors / scale)
         stored["scale"] = scale
         return stored
+
+    def damaged(self, stored: Stored) -> npt.NDArray[np.bool_]:
+        """Which records can't be those of a unit vector: not finite, or of another length than rounding explains."""
+        with np.errstate(all="ignore"):  # what is damaged may be of any size
+            rows = self.decode(stored)
+            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+            slack = np.full(len(stored), _LENGTH_SLACK, np.float32)
+            if self.dtype == "int8":  # half a step a component; the largest component of a unit vector is at most 1
+                slack += np.minimum(stored["scale"][:, 0], 1 / 127) / 2 * np.float32(self.dimension**0.5)
+            fits: npt.NDArray[np.bool_] = np.abs(lengths - 1) <= slack
+        return ~fits
 
     def decode(self, stored: Stored, out: Float32 | None = None) -> Float32:
         """float32 rows, shape (len(stored), dimension), written into `out` when it is given."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
-from embank.store import audit, collections, schema
+from embank.store import audit, collections, manifest, schema
 from embank.store.collection import StoredCollection
 from embank.store.database import Database, translated_errors
 from embank.store.index import faiss
@@ -58,6 +58,7 @@ class LocalStore:
             self.lock = None if read_only else _lock(root, files)
             if self.lock is not None:
                 opened.callback(self.lock.close)
+                manifest.drop(root, files=files)
             else:
                 schema.check_format(root)
             self.database = Database(root, read_only=read_only)

@@ -1,9 +1,9 @@
-"""What compactions and purges did, or would do, as facts."""
+"""What compactions, purges, checks and backups did, found or would do, as facts."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(slots=True)
@@ -66,6 +66,63 @@ class PurgeReport:
     changed: int
     ids: tuple[str, ...]
     due: bool
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something in a bank that is not as it should be.
+
+    "damaged" is the truth: documents, metadata or vectors. "derived" is a view, which can be made again from the truth.
+    `part` is the file or folder in the bank. `ids` are the first of the `affected` documents, a thousand at most; where
+    it can't be told which those are, there are none.
+    """
+
+    severity: Literal["damaged", "derived"]
+    collection: str | None
+    part: str
+    message: str
+    ids: tuple[str, ...] = ()
+    affected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a check of a bank read, and what it found. `full` says that indexes and every text were checked, too."""
+
+    path: str
+    full: bool
+    collections: int
+    documents: int
+    vectors: int
+    bytes: int
+    findings: tuple[Finding, ...]
+    seconds: float
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the truth is damaged; views alone don't count, for nothing is lost with them."""
+        return any(finding.severity == "damaged" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "damaged": self.damaged}
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What was copied from `source` to `target`, where it was read again and checked. Bytes are those of the copy."""
+
+    source: str
+    target: str
+    collections: int
+    documents: int
+    vectors: int
+    bytes: int
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:

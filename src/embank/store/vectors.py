@@ -111,7 +111,7 @@ class Segments:
             part = stored[done : done + SEGMENT_ROWS - row]
             descriptor = self._writable(number)
             # A structured array offers no plain buffer, its bytes do.
-            self._files.write_at(descriptor, part.view(np.uint8).data, self._offset(row))
+            self._files.write_at(descriptor, part.view(np.uint8).data, self.offset(row))
             done += len(part)
             if row + len(part) == SEGMENT_ROWS:
                 self._files.sync_data(descriptor)
@@ -130,13 +130,13 @@ class Segments:
             if keep == 0:
                 path.unlink()
                 removed += size
-            elif size > self._offset(keep):
+            elif size > self.offset(keep):
                 descriptor = self._files.open_append(path)
                 try:
-                    self._files.truncate(descriptor, self._offset(keep))
+                    self._files.truncate(descriptor, self.offset(keep))
                 finally:
                     os.close(descriptor)
-                removed += size - self._offset(keep)
+                removed += size - self.offset(keep)
         if removed:
             self._files.sync_directory(self._directory)
         return removed
@@ -159,11 +159,19 @@ class Segments:
             self._open = None
         self._mapped.clear()
 
-    def _offset(self, row: int) -> int:
-        return DATA_OFFSET + row * self._codec.record.itemsize
-
-    def _path(self, number: int) -> Path:
+    def path(self, number: int) -> Path:
+        """The file of a segment."""
         return self._directory / f"{number:06d}.vec"
+
+    def header(self, number: int) -> bytes:
+        """What the file of a segment begins with."""
+        dtype = self._codec.dtype.encode()
+        body = _HEADER.pack(_MAGIC, dtype, self._codec.dimension, number * SEGMENT_ROWS, SEGMENT_ROWS)
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    def offset(self, row: int) -> int:
+        """Where the record of a segment's row begins in its file."""
+        return DATA_OFFSET + row * self._codec.record.itemsize
 
     def _writable(self, number: int) -> int:
         if self._open is not None and self._open[0] == number:
@@ -172,11 +180,11 @@ class Segments:
             os.close(self._open[1])
             self._open = None
         self._files.make_directory(self._directory)
-        path = self._path(number)
+        path = self.path(number)
         descriptor = self._files.open_append(path)
         try:
             if os.fstat(descriptor).st_size < DATA_OFFSET:
-                self._files.write_at(descriptor, memoryview(self._header(number).ljust(DATA_OFFSET, b"\0")), 0)
+                self._files.write_at(descriptor, memoryview(self.header(number).ljust(DATA_OFFSET, b"\0")), 0)
                 self._files.sync_directory(self._directory)
         except BaseException:
             os.close(descriptor)
@@ -184,14 +192,9 @@ class Segments:
         self._open = (number, descriptor)
         return descriptor
 
-    def _header(self, number: int) -> bytes:
-        dtype = self._codec.dtype.encode()
-        body = _HEADER.pack(_MAGIC, dtype, self._codec.dimension, number * SEGMENT_ROWS, SEGMENT_ROWS)
-        return body + struct.pack("<I", zlib.crc32(body))
-
     def _map(self, number: int, wanted: int) -> Mapped:
-        path = self._path(number)
-        size = self._offset(wanted)
+        path = self.path(number)
+        size = self.offset(wanted)
         try:
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size < size:
@@ -204,7 +207,7 @@ class Segments:
                 picking = scattered(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
         except FileNotFoundError as error:
             raise BankDamaged(f"{path} is missing: restore the bank from a backup", path=str(path)) from error
-        header = self._header(number)
+        header = self.header(number)
         if mapping[: len(header)] != header:
             raise BankDamaged(f"{path} is not the segment that the bank recorded (its header differs)", path=str(path))
         records, picked = (
