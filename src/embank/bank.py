@@ -19,12 +19,14 @@ from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.search.settings import Mode
 from embank.source.protocol import Source
+from embank.store.backup import OnBackupProgress, back_up
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
-from embank.store.reports import CompactReport, PurgeReport
+from embank.store.reports import BackupReport, CompactReport, PurgeReport, VerifyReport
 from embank.store.retention import Rule
+from embank.store.verify import OnVerifyProgress, verify
 
 if TYPE_CHECKING:
     from embank.caches import CachesSnapshot
@@ -293,6 +295,24 @@ class Bank:
     def audit(self, *, limit: int = 100) -> list[AuditRow]:
         """The latest acts on record (deletions, purges, compactions, protection), newest first."""
         return self._engine.store.audit(limit=limit)
+
+    def verify(self, *, full: bool = False, on_progress: OnVerifyProgress | None = None) -> VerifyReport:
+        """Check the database, records against rows, vectors, and the views derived from them; nothing is written.
+
+        `full` also checks the database's indexes and decodes every text. What is damaged is in the report, which names
+        the documents concerned as far as that can be told. `embank.store.verify` has the rules.
+        """
+        with self._engine.creep.track("verify"):
+            return verify(self.path, full=full, on_progress=on_progress)
+
+    def backup(self, target: str | Path, *, on_progress: OnBackupProgress | None = None) -> BackupReport:
+        """Copy the bank as it is now to `target`, which must not exist, while it is used; the copy is verified.
+
+        Raises `InvalidInput`, `StorageFull`, and `BankDamaged` where what was copied does not hold together. Whatever
+        is raised, nothing is left of it. `embank restore` makes a bank of the copy, which is one itself, too.
+        """
+        with self._engine.creep.track("backup"):
+            return back_up(self.path, Path(target), on_progress=on_progress)
 
     def release(self) -> int:
         """Give back all memory that can be earned again; return the bytes freed, as measured. The bank stays open."""

@@ -26,6 +26,7 @@ from embank.cli import (
     models,
     reduce,
     reembed,
+    safety,
     search,
     stats,
     upkeep,
@@ -141,6 +142,7 @@ def _root(
 
 
 _TRY, _WRITE, _READ, _SET_UP = "See it work", "Put documents in", "Get answers out", "Models and settings"
+_KEEP = "Keep it safe"
 
 app.command("demo", rich_help_panel=_TRY)(demo.demo)
 _index = typer.Typer(cls=DefaultGroup)
@@ -161,6 +163,9 @@ app.command("count", rich_help_panel=_READ)(stats.count)
 app.command("stats", rich_help_panel=_READ)(stats.stats)
 app.command("memory", rich_help_panel=_READ)(memory.memory)
 app.command("cache", rich_help_panel=_READ)(cache.cache)
+app.command("verify", rich_help_panel=_KEEP)(safety.verify)
+app.command("backup", rich_help_panel=_KEEP)(safety.backup)
+app.command("restore", rich_help_panel=_KEEP)(safety.restore)
 
 _models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
 _models.command("list")(models.list_)
