@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -223,6 +226,26 @@ def test_what_a_kill_left_goes_with_the_next(live: LocalStore, tmp_path: Path) -
     back_up(tmp_path / "bank", tmp_path / "copy")
     assert not left.exists()
     assert running.exists()
+
+
+def test_a_killed_one_is_not_there(open_store: OpenStore, tmp_path: Path) -> None:
+    """SIGKILL while the copy is checked: nothing at the target, and the next run clears up and succeeds."""
+    program = (
+        "import os, signal, sys; from pathlib import Path; from embank.store.backup import back_up\n"
+        "def die(_, words):\n"
+        "    if words.startswith('checking'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "back_up(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=die)"
+    )
+    store = open_store()
+    write(store.collection("notes"), TEXTS)
+    before, target = state(store), tmp_path / "copy"
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path / "bank", target], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not target.exists()
+    assert len(list(tmp_path.glob(".copy.*.tmp"))) == 1
+    assert back_up(tmp_path / "bank", target).documents == 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank", "copy"]
+    assert state(store) == before
 
 
 def test_a_damaged_bank_is_not_taken_for_a_backup(live: LocalStore, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from embank.store.local import LocalStore
 from embank.store.reports import Finding
 from embank.store.vectors import DATA_OFFSET
 from embank.store.verify import verify
+from embank.system import sqlite
 from embank.testing.fakes import HashModel
 
 TEXTS = {f"d{number:03}": f"river number {number} carries silt" for number in range(60)}
@@ -148,6 +149,15 @@ def test_a_text_that_is_no_text(filled: Path) -> None:
     assert found(filled) == []
     (finding,) = found(filled, full=True)
     assert (finding.part, finding.ids) == ("bank.db", ("d021",))
+
+
+def test_a_locked_database_is_not_a_damaged_one(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.0)
+    with closing(sqlite3.connect(filled / "bank.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            verify(filled)
 
 
 @pytest.mark.parametrize(

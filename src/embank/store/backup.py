@@ -267,7 +267,7 @@ class _Copy:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise BankDamaged(
                     f"{self._source / schema.DATABASE}: {error}: `embank verify` tells more; no copy was kept",
                     path=str(self._source),

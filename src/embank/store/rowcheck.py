@@ -32,6 +32,21 @@ _OF_PASSAGES = (
     ),
 )
 
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_INTERRUPT,
+}
+
+
+def as_finding(error: Exception, name: str | None = None) -> Finding:
+    """What an error says of the file; one that says nothing of it, such as a lock, is raised again."""
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _PASSING:
+        raise error
+    return Finding("damaged", name, DATABASE, str(error))
+
 
 def pages(connection: sqlite3.Connection, *, full: bool) -> Iterator[Finding]:
     """What SQLite itself finds wrong with the file; `full` also holds its indexes against its tables."""
@@ -40,7 +55,7 @@ def pages(connection: sqlite3.Connection, *, full: bool) -> Iterator[Finding]:
             if message != "ok":
                 yield Finding("damaged", None, DATABASE, str(message))
     except sqlite3.DatabaseError as error:  # it can't be read on: what else can be told of it is worth having
-        yield Finding("damaged", None, DATABASE, str(error))
+        yield as_finding(error)
 
 
 def collection(connection: sqlite3.Connection, row: Row) -> Iterator[Finding]:
@@ -89,8 +104,8 @@ def texts(connection: sqlite3.Connection, row: Row) -> Iterator[Finding]:
             if found is not None:
                 found[0].decode()
                 continue
-        except (sqlite3.DatabaseError, UnicodeDecodeError):
-            pass  # counted below, as one that is not found at all
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            as_finding(error)  # counted below, as one that is not found at all
         bad.append(str(name))
     if bad:
         message = f"{len(bad):,} documents can't be read"

@@ -94,7 +94,7 @@ class _Check:
                     self._tell(0, f"counting {row.info.name}")
                     yield from self._rows_of(connection, row, texts=self._full or broken)
         except (sqlite3.DatabaseError, TypeError, ValueError) as error:  # damaged values don't become rows
-            yield Finding("damaged", None, schema.DATABASE, str(error))
+            yield rowcheck.as_finding(error)
         self._tell(size, f"read {schema.DATABASE}")
 
     def _rows_of(self, connection: sqlite3.Connection, row: Row, *, texts: bool) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ class _Check:
             try:
                 yield from check
             except sqlite3.DatabaseError as error:
-                yield Finding("damaged", row.info.name, schema.DATABASE, str(error))
+                yield rowcheck.as_finding(error, row.info.name)
 
     def _collection_files(self, row: Row) -> Iterator[Finding]:
         """Segments and views. Files that are gone because others took their place are no damage."""
@@ -118,7 +118,7 @@ class _Check:
                 found += self._views(row)
                 now = self._now(row)
             except sqlite3.DatabaseError as error:
-                yield Finding("damaged", row.info.name, schema.DATABASE, str(error))
+                yield rowcheck.as_finding(error, row.info.name)
                 return
             if not found or not left or (now is not None and now.info.generation == row.info.generation):
                 yield from found
