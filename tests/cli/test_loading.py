@@ -101,7 +101,7 @@ def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch, stream: Stream) -> 
 
 
 def test_an_ingest_tells_of_its_models_load_in_its_own_line() -> None:
-    progress = Progress("notes", Governor(1 << 30).snapshot)
+    progress = Progress("notes", Governor(1 << 40).snapshot)
     progress.hear(ModelLoadStarted("minilm"))
     progress.hear(ModelLoadProgressed("minilm", 0.42, "converting layers"))
     assert "loading minilm 42%, converting layers" in progress.line()

@@ -548,7 +548,7 @@ def test_a_reload_of_other_files_is_refused(slow: Loader, factory: Factory, name
 
 
 def test_its_bytes_are_the_governors_to_know(factory: Factory, tmp_path: Path, name: str) -> None:
-    governor = Governor(1 << 30)
+    governor = Governor(1 << 40)
     loader = Loader(Settings(directory=tmp_path), governor=governor, engine_of=lambda _engine: factory)
     model = loader.get(name)
     assert governor.snapshot().consumers == (("model slow", 5_000_000),)
