@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ import numpy as np
 from benchmarks import corpora
 from benchmarks.peers import PACKAGES, python_of
 from benchmarks.report import Mark, publish
-from benchmarks.rivals import Rival, has_sentence_transformers, model_folder
+from benchmarks.rivals import Rival, has_sentence_transformers, model_folder, onnx_folder
 from benchmarks.sampling import held_bytes, tree
 
 MARKS = {
@@ -114,7 +113,7 @@ def peers(room: Path) -> tuple[Figures, dict[str, Any]]:
             if python is None:
                 figures[f"ratio_{peer}"] = None
                 continue
-            folder = _onnx_folder(room) if peer == "fastembed" else model_folder()
+            folder = onnx_folder(room) if peer == "fastembed" else model_folder()
             with Rival(peer, file, str(folder), python=python) as other:
                 pairs = [(rival.run()["seconds"], other.run()["seconds"]) for _ in range(PAIRS)]
                 figures[f"ratio_{peer}"] = statistics.median(theirs / own for own, theirs in pairs)
@@ -226,23 +225,6 @@ def _life(mode: str, room: Path, texts: list[str]) -> dict[str, Any]:
 
 def _percentile(values: list[float], percent: int) -> float:
     return float(np.percentile(values, percent))
-
-
-def _onnx_folder(room: Path) -> Path:
-    """The model in float32 as ONNX beside the original's small files: what fastembed opens."""
-    from embank.embed.loader import Loader
-    from embank.embed.settings import Settings
-
-    models = room / "models"
-    loader = Loader(Settings(engine="onnx", precision="float32", directory=models))
-    loader.get()
-    loader.close()
-    (graph,) = models.glob("*/model.onnx")
-    folder = room / "onnx"
-    shutil.copytree(graph.parent, folder)
-    for file in model_folder().glob("*.json"):
-        shutil.copy(file, folder)
-    return folder
 
 
 def _file(room: Path, name: str, texts: list[str]) -> Path:

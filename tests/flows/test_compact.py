@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
-import sys
-import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +10,7 @@ import embank
 from embank.testing.fakes import HashModel
 
 from .compactor import IDS, text
+from .killing import until_killed
 
 COMPACTOR = Path(__file__).with_name("compactor.py")
 KILLS = 8
@@ -53,19 +48,7 @@ class Witness:
 
 def run(bank: Path, first: int, *, lines: int | None = None, more_s: float = 0.0) -> list[Any]:
     """The lines that came out whole; killed a moment after so many."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(COMPACTOR), str(bank), str(first)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None
-        assert child.stderr is not None
-        told = list(islice(child.stdout, lines))
-        if lines is not None:
-            time.sleep(more_s)  # the moment of the kill is what is varied here; nothing is waited for
-            child.kill()
-        told += child.stdout
-        err = child.stderr.read()
-    assert child.returncode in (0, -9), err
-    return [json.loads(line) for line in told if line.endswith("\n")]
+    return until_killed(COMPACTOR, bank, first, lines=lines, more_s=more_s)[0]
 
 
 def check(path: Path, witness: Witness, rng: random.Random) -> None:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
-import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ from embank.embed.files.locate import find_files
 from embank.errors import FingerprintMismatch
 from embank.events.kinds import TextsEmbedded
 
+from .killing import until_killed
 from .reembedder import MODELS, current, model, text
 
 REEMBEDDER = Path(__file__).with_name("reembedder.py")
@@ -150,19 +146,7 @@ class Witness:
 
 def run(bank: Path, target: str, first: int, *, lines: int | None = None, more_s: float = 0) -> tuple[list[Any], bool]:
     """The lines that came out whole, and whether the run came to its end; killed a moment after so many lines."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(REEMBEDDER), str(bank), target, str(first)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None
-        assert child.stderr is not None
-        told = list(islice(child.stdout, lines))
-        if lines is not None:
-            time.sleep(more_s)  # the moment of the kill is what is varied here; nothing is waited for
-            child.kill()
-        told += child.stdout
-        err = child.stderr.read()
-    assert child.returncode in (0, -9), err
-    return [json.loads(line) for line in told if line.endswith("\n")], child.returncode == 0
+    return until_killed(REEMBEDDER, bank, target, first, lines=lines, more_s=more_s)
 
 
 def check(path: Path, witness: Witness, rng: random.Random) -> None:
