@@ -6,8 +6,8 @@ memory control group of its own (`benchmarks.confined`), which the kernel enforc
 within: oom_kills         inside 256 MB, 20,000 passages of mixed length embedded and indexed by Embank, 2,000 searches
                           in between: processes that the kernel killed; `stored` and `found`, documents at the end;
                           `peak_mb` with page cache, `held_peak_mb` without, `seconds`
-least: min_limit_mb_…     the least limit, in steps of 8 MB, inside which a pipeline does a tenth of that work (2,000
-                          passages, 200 searches) with everything stored and found and nobody killed, in at most three
+least: min_limit_mb_…     the least limit, in steps of 8 MB, inside which a pipeline does a fortieth of that work (500
+                          passages, 50 searches) with everything stored and found and nobody killed, in at most three
                           times what it takes without a limit (and a minute): below, it would only read its own program
                           from the disk again and again
 min_limit_ratio           ours over that of the best peer
@@ -46,7 +46,7 @@ MB = 1_000_000
 LIMIT_MB = 256
 STEP_MB = 8
 PASSAGES = 20_000
-FEW = 2_000
+FEW = 500
 QUERIES = 200
 ROOT = Path(__file__).parents[1]
 _FREE_MB = 8_192
@@ -174,7 +174,7 @@ def least_limits(work: Work) -> Figures:
 
 
 def whole(work: Work) -> Figures:
-    """The least limit, from the one for a tenth of the work on, inside which Embank does the whole of it."""
+    """The least limit, from the one for the smaller work on, inside which Embank does the whole of it."""
     least_mb = min_limit_mb(work, "embank", Path(sys.executable))
     for limit_mb in range(least_mb or LIMIT_MB, LIMIT_MB + 1, STEP_MB):
         if did_all(work.run("embank", Path(sys.executable), count=PASSAGES, limit_mb=limit_mb), PASSAGES):
