@@ -19,6 +19,7 @@ from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.search.settings import Mode
 from embank.source.protocol import Source
+from embank.store import metric as metrics
 from embank.store.backup import OnBackupProgress, back_up
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
@@ -68,18 +69,19 @@ class LocalCollection:
         """Upsert documents by id; return when they are durable and visible.
 
         Unchanged text is not embedded again; changed metadata alone is written without embedding. `vectors`, shape
-        (len(documents), dimension), are the caller's own: they are normalised, not embedded, and make the collection
-        one of the space `user:SPACE:DIMENSION`. An `InvalidInput` in a list means that nothing was written; from an
-        iterator, the windows before it are kept (`on_commit` was told of them).
+        (len(documents), dimension), are the caller's own: they are not embedded, are normalised where the metric is
+        cosine, and make the collection one of the space `user:SPACE:DIMENSION`. An `InvalidInput` in a list means that
+        nothing was written; from an iterator, the windows before it are kept (`on_commit` was told of them).
         """
         if isinstance(documents, str | bytes | Mapping | Document):
             raise InvalidInput("documents must be a list or another iterable of documents, not a single one")
         if vectors is not None:
             listed = [document(each) for each in documents]
-            rows = own_vectors(vectors, len(listed))
+            metric = self._stored.metric
+            rows = own_vectors(vectors, len(listed), metric)
             own = user_space(space, rows.shape[1])
             kept, narrow = self._engine.fitted.narrowing(self._stored.info(), own)
-            return add_vectors(self._stored, listed, rows, space=kept, narrow=narrow)
+            return add_vectors(self._stored, listed, rows, metric=metric, space=kept, narrow=narrow)
         pipeline = self._engine.pipeline(self._stored, on_progress=on_progress, on_commit=on_commit)
         if isinstance(documents, Sequence):
             return pipeline.add([document(each) for each in documents])
@@ -209,7 +211,8 @@ class LocalCollection:
     ) -> list[Hit]:
         """The `k` best documents for a question in words, or for a `vector` of shape (dimension,); best first.
 
-        Sees everything acknowledged before it began. `mode` is hybrid (default), dense or lexical.
+        Sees everything acknowledged before it began. `mode` is hybrid (default), dense or lexical. A dense score is
+        that of the collection's metric.
         """
         with self._engine.creep.track("search"):
             return self._engine.searcher(self._stored).search(query, vector=vector, k=k, where=where, mode=mode)
@@ -253,9 +256,16 @@ class Bank:
     def config(self) -> Config:
         return self._engine.config
 
-    def collection(self, name: str = "default") -> LocalCollection:
-        """The collection of that name; it comes into being with its first document."""
-        return LocalCollection(self._engine, self._engine.store.collection(name))
+    def collection(self, name: str = "default", *, metric: str | None = None) -> LocalCollection:
+        """The collection of that name; it comes into being with its first document.
+
+        `metric` is what it compares vectors by, from then on: `cosine` (what it is unless said), `dot` (the inner
+        product) or `l2` (the distance; a score is minus its square). `embank.store.metric` has what each means.
+
+        Raises `MetricMismatch` where it compares them by another, and `InvalidInput` for an unknown one.
+        """
+        wanted = None if metric is None else metrics.checked(metric)
+        return LocalCollection(self._engine, self._engine.store.collection(name, metric=wanted))
 
     def collections(self) -> list[CollectionInfo]:
         """What is recorded of each collection, by name."""

@@ -31,6 +31,7 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
         ├── CollectionNotFound (LookupError)
         ├── DocumentNotFound (LookupError)
         ├── FingerprintMismatch (ValueError) vectors of another model
+        ├── MetricMismatch (ValueError)      a collection compares vectors by another metric
         └── ProtectedCollectionError (PermissionError)
 """
 
@@ -171,6 +172,10 @@ class DocumentNotFound(StoreError, LookupError):
 
 class FingerprintMismatch(StoreError, ValueError):
     """The vectors offered and those stored come from different models."""
+
+
+class MetricMismatch(StoreError, ValueError):
+    """A collection compares its vectors by another metric than the one asked for."""
 
 
 class ProtectedCollectionError(StoreError, PermissionError):

@@ -11,6 +11,7 @@ import numpy as np
 from embank.errors import InvalidInput
 from embank.modelbook import USER_SPACE
 from embank.records import Document
+from embank.store.metric import Metric, prepared
 from embank.store.protocol import Float32, Space
 
 DocumentLike = Document | Mapping[str, Any] | str
@@ -42,19 +43,18 @@ def _content_id(text: object) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def own_vectors(vectors: object, count: int) -> Float32:
-    """One unit row for each of `count` documents, shape (count, dimension); `InvalidInput` for anything else."""
+def own_vectors(vectors: object, count: int, metric: Metric) -> Float32:
+    """One row for each of `count` documents, shape (count, dimension), as `metric` wants them.
+
+    `InvalidInput` for anything else.
+    """
     try:
         rows = np.asarray(vectors, np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"vectors must be rows of numbers of one length: {error}") from error
     if rows.ndim != 2 or len(rows) != count or (count and not rows.shape[1]):
         raise InvalidInput(f"vectors must have one row for each of the {count} documents, not the shape {rows.shape}")
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
-    if len(bad):
-        raise InvalidInput(f"vectors[{bad[0]}] holds a value that is not finite, or only zeros")
-    return np.asarray(rows / lengths, np.float32)
+    return prepared(metric, rows)
 
 
 def user_space(name: str, dimension: int) -> Space:

@@ -23,6 +23,7 @@ from embank.records import Chunk, Document
 from embank.source.protocol import Source
 from embank.store.collection import StoredCollection
 from embank.store.documents import check_document, encode_metadata
+from embank.store.metric import Metric
 from embank.store.origins import belongs_elsewhere
 from embank.store.protocol import Batch, Float32, Known, Space, Upsert
 from embank.store.sweep import Sweep
@@ -286,10 +287,11 @@ def add_vectors(
     documents: Sequence[Document],
     vectors: Float32,
     *,
+    metric: Metric,
     space: Space,
     narrow: Callable[[Float32], Float32],
 ) -> IngestReport:
-    """Upsert documents with the caller's own vectors: float32, normalised, shape (len(documents), any).
+    """Upsert documents with the caller's own vectors: float32, as `metric` wants them, shape (len(documents), any).
 
     One passage a document, its whole text. `narrow` makes vectors of `space` of them.
     """
@@ -318,7 +320,7 @@ def add_vectors(
             else:
                 report.unchanged += 1
         if upserts or relabeled:
-            collection.commit(Batch(None, upserts, narrow(vectors[used]), relabeled), space)
+            collection.commit(Batch(None, upserts, narrow(vectors[used]), relabeled, metric), space)
             report.chunks += len(used)
             report.commits += 1
     collection.catch_up()

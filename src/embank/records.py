@@ -37,7 +37,9 @@ class Chunk:
 class Hit:
     """One search result. `id` is the document's; `chunk`, `start` and `end` locate the passage `text` in it.
 
-    `score` is higher for better and comparable within one result list only. `scores` names the parts it came from.
+    `score` is higher for better. `scores` names the parts it came from: `dense` is that of the collection's metric (the
+    cosine, the inner product, or minus the square of the L2 distance), `lexical` is BM25. A dense search's score is the
+    first; that of a hybrid one weighs both and is comparable within one result list only.
     """
 
     id: str

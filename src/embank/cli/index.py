@@ -76,13 +76,13 @@ def build(invocation: Invocation, *, collection: CollectionName = "default") -> 
 
 
 def _show_status(collection: str, status: IndexStatus) -> None:
-    name = output.plain(collection)
+    name, by = output.plain(collection), f"by {status.metric}"
     if status.method is None:
-        output.say(f"{name}: {output.counted(status.rows, 'vector')}, scanned exactly")
+        output.say(f"{name}: {output.counted(status.rows, 'vector')} compared {by}, scanned exactly")
     else:
         tail = status.rows - status.indexed_rows
         output.say(
-            f"{name}: {output.counted(status.rows, 'vector')} searched with {status.method}, of "
+            f"{name}: {output.counted(status.rows, 'vector')} compared {by}, searched with {status.method}, of "
             f"{output.size(status.bytes)} ({status.bytes / max(status.indexed_rows, 1):.0f} bytes a vector); "
             f"{tail:,} of them in no index yet, scanned",
             f"trained on {output.counted(status.trained_rows, 'vector')}, made in {output.duration(status.seconds)}",

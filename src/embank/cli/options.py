@@ -50,6 +50,14 @@ SetSettings = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.", rich_help_panel=_SHARED)]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="METRIC",
+        help="What a new collection compares vectors by, for good: cosine (default), dot or l2.",
+    ),
+]
 CollectionName = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
 WhereFilter = Annotated[
     str | None,

@@ -87,7 +87,7 @@ def _show(infos: list[CollectionInfo], on_disk: dict[str, int]) -> None:
             f"{info.chunks:,}",
             output.size(info.text_bytes),
             output.size(vector_bytes(info)),
-            f"{fingerprint} as {info.dtype}" if fingerprint else None,
+            f"{fingerprint} as {info.dtype}, by {info.metric}" if fingerprint else None,
             output.moment(info.changed),
         )
     parts = ", ".join(f"{name} {output.size(held)}" for name, held in on_disk.items() if name != "total")

@@ -232,6 +232,12 @@ class Reducer:
             raise CollectionNotFound(f"there is no collection {self._collection.name!r}", name=self._collection.name)
         if info.dimension is None:
             raise InvalidInput(f"collection {info.name!r} has no vectors yet: nothing can be fitted", vectors_there=0)
+        if info.metric != "cosine":
+            raise InvalidInput(
+                f"collection {info.name!r} compares vectors by {info.metric}: reducing them keeps directions, not "
+                f"lengths, and so serves cosine alone",
+                metric=info.metric,
+            )
         return info, info.dimension
 
     def _pending(self, info: CollectionInfo) -> Pca | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from embank.search.results import Results
 from embank.search.settings import Mode, Settings
 from embank.store.collection import StoredCollection
 from embank.store.index.protocol import Float32
+from embank.store.metric import MOST_LENGTH
 from embank.store.protocol import CollectionInfo
 from embank.store.snapshot import Snapshot
 from embank.system.clock import Clock
@@ -76,7 +78,8 @@ class Searcher:
     ) -> list[Hit]:
         """The `k` best documents, each with its best passage; fewer when the collection has fewer.
 
-        `vector`, shape (dimension,), stands in for embedding `text`; alone it makes a dense search.
+        `vector`, shape (dimension,), stands in for embedding `text`; alone it makes a dense search. Its length counts
+        where the collection's metric is not cosine.
         """
         started = self._clock.monotonic()
         query = _checked(text, vector, k, mode or self._settings.mode, where)
@@ -133,7 +136,8 @@ class Searcher:
         """The query with a vector as the collection's are."""
         if query.vector is None or info.dimension is None:
             return query
-        vector = self._narrow(query.vector, info)
+        vector = query.vector if info.metric != "cosine" else _of_length_1(query.vector)
+        vector = self._narrow(vector, info)
         if len(vector) != info.dimension:
             raise InvalidInput(
                 f"the query vector has {len(query.vector)} components, {info.name!r} has {info.dimension}"
@@ -178,20 +182,30 @@ def _checked(text: object, vector: object, k: object, mode: object, where: Mappi
             text.encode()
         except UnicodeEncodeError as error:
             raise InvalidInput(f"the query holds a lone surrogate at {error.start}: it is not valid Unicode") from error
-    row = None if vector is None else normalized_vector(vector)
+    row = None if vector is None else _finite_vector(vector)
     return Query(text, row, k, "dense" if blank else chosen, where)
 
 
-def normalized_vector(vector: object) -> Float32:
-    """A caller's vector as float32 of length 1; `InvalidInput` when it is no finite, non-zero row of numbers."""
+def _finite_vector(vector: object) -> Float32:
+    """A caller's vector as float32; `InvalidInput` when it is no finite row of numbers."""
     try:
         row = np.asarray(vector, np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"a query vector must be a row of numbers: {error}") from error
-    length = float(np.linalg.norm(row)) if row.ndim == 1 and row.size else 0.0
-    if row.ndim != 1 or not np.isfinite(length) or length == 0:
-        raise InvalidInput(f"a query vector must be one row of finite numbers, not all zero (shape {row.shape})")
-    return row / np.float32(length)
+    with np.errstate(over="ignore"):
+        length = float(np.linalg.norm(row)) if row.ndim == 1 and row.size else math.nan
+    if not length <= MOST_LENGTH:
+        raise InvalidInput(
+            f"a query vector must be one row of finite numbers, not longer than {MOST_LENGTH:g} (shape {row.shape})"
+        )
+    return row
+
+
+def _of_length_1(vector: Float32) -> Float32:
+    length = np.linalg.norm(vector)
+    if length == 0:
+        raise InvalidInput("a query vector must hold finite numbers, not all zero, where the metric is cosine")
+    return np.asarray(vector / length, np.float32)
 
 
 def _best_of_each(found: Fused, snapshot: Snapshot, k: int) -> Fused:

@@ -14,6 +14,8 @@ Float32 = npt.NDArray[np.float32]
 Stored = npt.NDArray[Any]
 """shape (n,), one structured record a vector (`Codec.record`)."""
 
+MOST_IN_FP16 = float(np.finfo(np.float16).max)
+
 _LENGTH_SLACK = 2e-3
 """How far half precision may take a unit vector's length from 1, twice over."""
 
@@ -21,8 +23,9 @@ _LENGTH_SLACK = 2e-3
 class Codec:
     """Converts between float32 rows of one `dimension` and stored records.
 
-    fp16: 2 bytes a component; for normalised vectors the error of a cosine is below 1e-3.
-    int8: 1 byte a component and 4 for the row's scale (symmetric, max |x| / 127).
+    fp16: 2 bytes a component, of at most 65,504; for normalised vectors the error of a cosine is below 1e-3. Of other
+    vectors a component is off by 1/2,048 of itself at most, and by 3e-8 where it is below 6e-5.
+    int8: 1 byte a component and 4 for the row's scale (symmetric, max |x| / 127): of any size.
     """
 
     def __init__(self, dtype: str, dimension: int) -> None:
@@ -38,10 +41,21 @@ class Codec:
         self.record = np.dtype(fields)
 
     def encode(self, vectors: Float32) -> Stored:
-        """Records of float32 rows, shape (n, dimension). Values must be finite."""
+        """Records of float32 rows, shape (n, dimension). Values must be finite.
+
+        Raises `InvalidInput` for what half precision can't hold.
+        """
         stored = np.empty(len(vectors), self.record)
         if self.dtype == "fp16":
-            stored["codes"] = vectors
+            with np.errstate(over="ignore"):
+                stored["codes"] = vectors
+            if len(vectors) and not np.isfinite(stored["codes"]).all():
+                largest = float(np.abs(vectors).max())
+                raise InvalidInput(
+                    f"a component of {largest:g} is more than the {MOST_IN_FP16:,.0f} that fp16 can hold: divide all "
+                    f"vectors by one number, or make the collection with store.dtype = int8, which scales each",
+                    largest=largest,
+                )
             return stored
         scale = np.abs(vectors).max(axis=1, keepdims=True) / np.float32(127)
         scale[scale == 0] = 1
@@ -49,10 +63,15 @@ class Codec:
         stored["scale"] = scale
         return stored
 
-    def damaged(self, stored: Stored) -> npt.NDArray[np.bool_]:
-        """Which records can't be those of a unit vector: not finite, or of another length than rounding explains."""
+    def damaged(self, stored: Stored, *, unit: bool = True) -> npt.NDArray[np.bool_]:
+        """Which records can't be those of a vector: not finite, or of a length that can't be a unit vector's.
+
+        The length counts where all are unit vectors, up to what rounding explains.
+        """
         with np.errstate(all="ignore"):  # what is damaged may be of any size
             rows = self.decode(stored)
+            if not unit:
+                return np.asarray(~np.isfinite(rows).all(axis=1))
             lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
             slack = np.full(len(stored), _LENGTH_SLACK, np.float32)
             if self.dtype == "int8":  # half a step a component; the largest component of a unit vector is at most 1

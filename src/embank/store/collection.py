@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from embank.errors import BankDamaged, CollectionNotFound, EmbankError, ProtectedCollectionError, StoreError
+from embank.errors import (
+    BankDamaged,
+    CollectionNotFound,
+    EmbankError,
+    MetricMismatch,
+    ProtectedCollectionError,
+    StoreError,
+)
 from embank.events.kinds import ChangeRefused, DocumentsCommitted, DocumentsDeleted
 from embank.store import audit, collections, documents
 from embank.store.collections import Row
@@ -19,6 +26,7 @@ from embank.store.generation import Epoch, Generation, OpenGenerations
 from embank.store.index.handle import CollectionIndex
 from embank.store.index.protocol import Mask
 from embank.store.index.view import VectorView
+from embank.store.metric import Metric
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
 from embank.store.purge import OnPurgeProgress, Purger
 from embank.store.reports import CompactReport, PurgeReport
@@ -47,8 +55,32 @@ class StoredCollection:
         self._generations = OpenGenerations(shared)
         self._shadows = Shadows(shared, name, self._generations)
         self._written = False
+        self._wanted: Metric | None = None
 
     # --- what there is ---
+
+    def want(self, metric: Metric) -> None:
+        """Have it compare vectors by `metric`, from its first row on; `MetricMismatch` where it does otherwise.
+
+        Also where others here want another while it has no row yet.
+        """
+        if self._wanted not in (None, metric):
+            raise MetricMismatch(
+                f"collection {self.name!r} is to compare vectors by {self._wanted}, as it was opened here before, not "
+                f"by {metric}",
+                stored=self._wanted,
+                offered=metric,
+            )
+        info = self.info()
+        if info is not None:
+            collections.check_metric(info, metric)
+        self._wanted = metric
+
+    @property
+    def metric(self) -> Metric:
+        """What it compares vectors by, or will."""
+        info = self.info()
+        return (self._wanted or "cosine") if info is None else info.metric
 
     def info(self) -> CollectionInfo | None:
         """What is recorded of it; `None` before the first document. One row is read, whatever the size."""
@@ -84,6 +116,7 @@ class StoredCollection:
         now, started = clock.now(), clock.monotonic()
         with self._database.changing() as writer:
             row = self._ensure(writer, now)
+            collections.check_metric(row.info, batch.metric)
             self._refuse_if_protected(row, batch)
             if len(batch.vectors):
                 if space is None:
@@ -157,6 +190,7 @@ class StoredCollection:
                 row = collections.find(connection, self.name)
                 if row is None:
                     raise CollectionNotFound(f"there is no collection {self.name!r} in {self._database.root}")
+                collections.check_metric(row.info, self._wanted)
                 generation = self._generations.enter(row)
                 if generation is None:
                     continue
@@ -270,7 +304,9 @@ class StoredCollection:
         row = collections.find(writer, self.name)
         if row is None:
             with self._database.transaction() as connection:
-                row = collections.insert(connection, self.name, dtype=self._shared.settings.dtype, now=now)
+                metric, dtype = self._wanted or "cosine", self._shared.settings.dtype
+                row = collections.insert(connection, self.name, metric=metric, dtype=dtype, now=now)
+        collections.check_metric(row.info, self._wanted)
         return row
 
     def _settled(self, row: Row, space: Space) -> Row:

@@ -6,8 +6,10 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from embank.errors import CollectionNotFound, FingerprintMismatch, InvalidInput
+from embank.errors import BankDamaged, CollectionNotFound, FingerprintMismatch, InvalidInput, MetricMismatch
+from embank.store import metric as metrics
 from embank.store.codec import Codec
+from embank.store.metric import Metric
 from embank.store.protocol import CollectionInfo, Space
 
 MAX_NAME_CHARACTERS = 128
@@ -78,17 +80,28 @@ def every(connection: sqlite3.Connection) -> list[Row]:
     return [row for row in map(_row, rows) if row is not None]
 
 
-def insert(connection: sqlite3.Connection, name: str, *, dtype: str, now: float) -> Row:
+def insert(connection: sqlite3.Connection, name: str, *, metric: Metric, dtype: str, now: float) -> Row:
     """Make a collection; inside a transaction."""
     cursor = connection.execute(
         "INSERT INTO collections (name, metric, role, protected, dtype, generation, sequence, slots, documents, "
-        "chunks, text_bytes, created, changed) VALUES (?, 'cosine', 'local', 0, ?, 0, 0, 0, 0, 0, 0, ?, ?)",
-        (name, dtype, now, now),
+        "chunks, text_bytes, created, changed) VALUES (?, ?, 'local', 0, ?, 0, 0, 0, 0, 0, 0, ?, ?)",
+        (name, metric, dtype, now, now),
     )
     row = load(connection, int(cursor.lastrowid or 0))
     if row is None:
         raise CollectionNotFound(f"the collection {name!r} vanished while it was made")
     return row
+
+
+def check_metric(info: CollectionInfo, wanted: Metric | None) -> None:
+    """Raise `MetricMismatch` where a collection has another metric than the one wanted."""
+    if wanted is not None and info.metric != wanted:
+        raise MetricMismatch(
+            f"collection {info.name!r} compares vectors by {info.metric}, not by {wanted}, and what its documents were "
+            f"stored by can't be changed: leave the metric out, or put them into another collection",
+            stored=info.metric,
+            offered=wanted,
+        )
 
 
 def settle(connection: sqlite3.Connection, row: Row, space: Space) -> None:
@@ -135,4 +148,11 @@ def _row(values: tuple[Any, ...] | None) -> Row | None:
     if values is None:
         return None
     key, name, documents, chunks, sequence, slots, metric, role, protected, *rest = values
-    return Row(key, CollectionInfo(name, documents, chunks, sequence, slots, metric, role, bool(protected), *rest))
+    known = metrics.METRICS.get(metric)
+    if known is None:
+        raise BankDamaged(
+            f"collection {name!r} records the metric {metric!r}, which this Embank does not know: upgrade it, or "
+            f"restore the bank from a backup",
+            metric=metric,
+        )
+    return Row(key, CollectionInfo(name, documents, chunks, sequence, slots, known, role, bool(protected), *rest))

@@ -34,7 +34,9 @@ Slots = npt.NDArray[np.int64]
 def segments_of(root: Path, row: Row, files: Files) -> Segments | None:
     """The segment files of a row's generation, none of which is opened; `None` before its first vector."""
     codec = row.codec()
-    return None if codec is None else Segments(root / "vectors" / _folder(row), codec, files=files)
+    if codec is None:
+        return None
+    return Segments(root / "vectors" / _folder(row), codec, files=files, metric=row.info.metric)
 
 
 def parts(row: Row) -> Iterator[tuple[int, int]]:
@@ -48,6 +50,7 @@ def segment(segments: Segments, row: Row, number: int, rows: int) -> Iterator[tu
     codec = row.codec()
     if codec is None:
         return
+    unit = row.info.metric == "cosine"
     first, path = number * vectors.SEGMENT_ROWS, segments.path(number)
     every = np.arange(first, first + rows, dtype=np.int64)
     try:
@@ -66,7 +69,7 @@ def segment(segments: Segments, row: Row, number: int, rows: int) -> Iterator[tu
             for start in range(0, there, step):
                 count = min(step, there - start)
                 block = np.frombuffer(file.read(count * codec.record.itemsize), codec.record)
-                bad.append(first + start + np.flatnonzero(codec.damaged(block)))
+                bad.append(first + start + np.flatnonzero(codec.damaged(block, unit=unit)))
     except FileNotFoundError:
         yield "it is missing", every
         return
@@ -75,7 +78,7 @@ def segment(segments: Segments, row: Row, number: int, rows: int) -> Iterator[tu
         return
     wrong = np.concatenate(bad) if bad else every[:0]
     if len(wrong):
-        yield "it holds vectors that are not of unit length", wrong
+        yield f"it holds vectors that are not {'of unit length' if unit else 'finite'}", wrong
 
 
 def lexical(root: Path, bank: str, row: Row) -> tuple[str, str | None, Mark | None]:

@@ -19,6 +19,7 @@ from embank.store.index import faiss
 from embank.store.index.plans import Ask
 from embank.store.index.settings import Settings as IndexSettings
 from embank.store.lock import WriterLock
+from embank.store.metric import Metric
 from embank.store.protocol import CollectionInfo
 from embank.store.settings import Settings
 from embank.store.shared import Shared
@@ -73,13 +74,19 @@ class LocalStore:
                     self.collection(info.name).tidy()
             self._closing = opened.pop_all()
 
-    def collection(self, name: str) -> StoredCollection:
-        """The collection of that name; it comes into being with its first document."""
+    def collection(self, name: str, *, metric: Metric | None = None) -> StoredCollection:
+        """The collection of that name; it comes into being with its first document.
+
+        Raises `MetricMismatch` where it compares vectors by another metric than `metric`.
+        """
         collections.check_name(name)
         with self._guard:
             if name not in self._collections:
                 self._collections[name] = StoredCollection(self._shared, name)
-            return self._collections[name]
+            found = self._collections[name]
+            if metric is not None:
+                found.want(metric)
+            return found
 
     def collections(self) -> list[CollectionInfo]:
         """What is recorded of each collection, by name. Reads no documents."""

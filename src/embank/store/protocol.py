@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embank.records import Chunk, Document, Metadata
+from embank.store.metric import Metric
 
 Float32 = npt.NDArray[np.float32]
 
@@ -23,7 +24,7 @@ class CollectionInfo:
     chunks: int
     sequence: int
     slots: int
-    metric: str
+    metric: Metric
     role: str
     protected: bool
     dtype: str
@@ -97,13 +98,15 @@ class Upsert:
 class Batch:
     """One atomic change: documents to write whole and documents of which only metadata and origin change.
 
-    `vectors` is float32, L2-normalised, shape (total chunks of `upserts`, dimension), in their order.
+    `vectors` is float32, shape (total chunks of `upserts`, dimension), in their order, as `metric` wants them
+    (`metric.prepared`): it is refused by a collection with another. `None` for those of a model, which fit any.
     """
 
     root: str | None
     upserts: Sequence[Upsert]
     vectors: Float32
     relabeled: Sequence[Document] = ()
+    metric: Metric | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,9 @@ class Reductions:
             row = _existing(connection, name)
             target = collections.find(connection, to)
             if target is None:
-                target = collections.insert(connection, to, dtype=dtype, now=self._clock.now())
+                metric, now = row.info.metric, self._clock.now()
+                target = collections.insert(connection, to, metric=metric, dtype=dtype, now=now)
+            collections.check_metric(target.info, row.info.metric)
             for reduction in _all(connection, row):
                 _insert(connection, target, reduction)
 

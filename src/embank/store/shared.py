@@ -40,7 +40,8 @@ class Shared:
         codec = row.codec()
         if codec is None:
             raise BankDamaged(f"collection {row.info.name!r} has vectors but no recorded dimension")
-        segments = Segments(self._directory("vectors", row.key, row.info.generation), codec, files=self.files)
+        directory = self._directory("vectors", row.key, row.info.generation)
+        segments = Segments(directory, codec, files=self.files, metric=row.info.metric)
         if not self.database.read_only:
             segments.cut(row.slots)
         return segments

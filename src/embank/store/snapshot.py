@@ -14,6 +14,7 @@ from embank.store.contents import Content
 from embank.store.generation import Epoch
 from embank.store.index.exact import ExactIndex
 from embank.store.index.protocol import Float32, Index, Mask, Neighbors, Slots
+from embank.store.metric import scores
 from embank.store.protocol import Passage
 from embank.store.views import Picture
 
@@ -41,7 +42,10 @@ class Snapshot:
         self._index = index
 
     def dense(self, query: Float32, k: int) -> Neighbors:
-        """The `k` nearest live chunks by cosine; `query` is float32, normalised, shape (dimension,)."""
+        """The `k` nearest live chunks by the collection's metric; `query` is float32, shape (dimension,).
+
+        For cosine it has length 1.
+        """
         if self._rows is None:
             return _NONE
         index = self._index() or ExactIndex(self._rows)
@@ -54,11 +58,10 @@ class Snapshot:
         return self._picture.search(text, k, allowed=self._allowed, below=self._row.slots)
 
     def similarity(self, query: Float32, slots: Slots) -> Float32:
-        """Cosine of `query` with each of `slots`."""
+        """The score of each of `slots` by the collection's metric."""
         if self._rows is None or not len(slots):
             return _NONE.scores
-        similarity: Float32 = self._rows.pick(slots) @ query
-        return similarity
+        return scores(self._rows.metric, self._rows.pick(slots), query)
 
     def live_slots(self) -> Slots:
         """The slots of all passages there are (of those the filter allows), ascending."""

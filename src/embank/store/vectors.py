@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from embank.errors import BankDamaged
 from embank.store.codec import Codec, Float32, Stored
+from embank.store.metric import Metric
 from embank.store.picking import Scattered, scattered
 from embank.system.files import Files
 
@@ -39,10 +40,21 @@ class Mapped:
 
 
 class Rows:
-    """The stored vectors of slots [0, len): an immutable picture, valid for as long as it is held. Thread-safe."""
+    """The stored vectors of slots [0, len): an immutable picture, valid for as long as it is held. Thread-safe.
 
-    def __init__(self, codec: Codec, segments: tuple[Mapped, ...], count: int, scattered_rows: Scattered) -> None:
+    `metric` is what they are compared by.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        segments: tuple[Mapped, ...],
+        count: int,
+        scattered_rows: Scattered,
+        metric: Metric = "cosine",
+    ) -> None:
         self.codec = codec
+        self.metric = metric
         self._mapped = segments
         self._scattered = scattered_rows
         self._count = count
@@ -91,9 +103,10 @@ class Rows:
 class Segments:
     """The segment files of one collection's generation. One writer at a time; `rows` may be called by any thread."""
 
-    def __init__(self, directory: Path, codec: Codec, *, files: Files) -> None:
+    def __init__(self, directory: Path, codec: Codec, *, files: Files, metric: Metric = "cosine") -> None:
         self._directory = directory
         self._codec = codec
+        self._metric = metric
         self._files = files
         self._open: tuple[int, int] | None = None  # (segment number, descriptor) of the file being appended to
         self._scattered = Scattered(codec, SEGMENT_ROWS, DATA_OFFSET)
@@ -150,7 +163,7 @@ class Segments:
             if mapped is None or len(mapped.records) < wanted:
                 mapped = self._mapped[number] = self._map(number, wanted)
             segments.append(mapped)
-        return Rows(self._codec, tuple(segments), mark, self._scattered)
+        return Rows(self._codec, tuple(segments), mark, self._scattered, self._metric)
 
     def close(self) -> None:
         """Close the file being written. Mappings live until the last `Rows` that uses them is gone."""

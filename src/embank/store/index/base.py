@@ -10,6 +10,7 @@ from embank.store.index.faiss import FaissCodes
 from embank.store.index.protocol import Index
 from embank.store.index.rescored import RescoredIndex
 from embank.store.index.saved import Head
+from embank.store.metric import Metric
 from embank.store.vectors import Rows
 
 
@@ -43,6 +44,7 @@ class IndexStatus:
     """What a collection is searched with. `method` is `None` while its vectors are scanned; `reason` says why."""
 
     kind: str
+    metric: Metric
     method: str | None
     rows: int
     indexed_rows: int
@@ -56,11 +58,20 @@ class IndexStatus:
 
     @classmethod
     def of(
-        cls, head: Head | None, *, kind: str, rows: int, limit_bytes: int, loaded: bool, reason: str | None
+        cls,
+        head: Head | None,
+        *,
+        kind: str,
+        metric: Metric,
+        rows: int,
+        limit_bytes: int,
+        loaded: bool,
+        reason: str | None,
     ) -> IndexStatus:
         """From the head of what is in use or saved, if anything is."""
         return cls(
             kind=kind,
+            metric=metric,
             method=None if head is None else head.method.name,
             rows=rows,
             indexed_rows=0 if head is None else head.rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from embank.store.index.protocol import Capabilities, Float32, Mask, Neighbors, Slots
+from embank.store.metric import scores as scored
 from embank.store.vectors import Rows
 
 BLOCK_ROWS = 2_048
@@ -15,7 +16,7 @@ _GATHER_BELOW = 0.25
 
 
 class ExactIndex:
-    """Inner products with every allowed vector. Its only memory is one block while a search runs."""
+    """Scores of every allowed vector, by the metric of the rows. Its only memory is one block while a search runs."""
 
     name = "exact"
     capabilities = Capabilities(filters=True, exact_scores=True, recall_floor=1.0)
@@ -34,17 +35,17 @@ class ExactIndex:
         """As the protocol says; only slots from `first_slot` on are looked at."""
         scratch = np.empty((min(BLOCK_ROWS, len(self._rows)), self._rows.codec.dimension), np.float32)
         best = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
-        decode = self._rows.codec.decode
+        decode, metric = self._rows.codec.decode, self._rows.metric
         for first, block in self._rows.blocks(BLOCK_ROWS, first_slot=first_slot):
             if allowed is None:
                 places = np.arange(len(block))
-                scores = decode(block, scratch) @ query
+                scores = scored(metric, decode(block, scratch), query)
             else:
                 places = np.flatnonzero(allowed[first : first + len(block)])
                 if len(places) < _GATHER_BELOW * len(block):
-                    scores = decode(block[places], scratch) @ query
+                    scores = scored(metric, decode(block[places], scratch), query)
                 else:
-                    scores = (decode(block, scratch) @ query)[places]
+                    scores = scored(metric, decode(block, scratch), query)[places]
             best = best_of(best, places + first, scores, k)
         return best
 

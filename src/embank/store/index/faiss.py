@@ -89,7 +89,8 @@ def train(method: Method, sample: Float32) -> FaissCodes:
     faiss = require()
     method.check_rows(len(sample))
     try:
-        index = faiss.index_factory(method.dimension, method.factory, faiss.METRIC_INNER_PRODUCT)
+        metric = faiss.METRIC_L2 if method.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        index = faiss.index_factory(method.dimension, method.factory, metric)
         _prepare(index, method)
         if not index.is_trained:
             index.train(np.ascontiguousarray(sample, np.float32))

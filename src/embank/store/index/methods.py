@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from embank.errors import InvalidInput
+from embank.store.metric import Metric
 
 Kind = Literal["flat", "sq8", "pq", "pq-fastscan", "rabitq", "ivf", "hnsw"]
 
@@ -29,7 +30,7 @@ class Method:
 
     `parts`: sub-quantisers of a product quantiser. `bits`: of each of them. `lists`, `probes`: inverted lists, and how
     many of them a search looks into. `links`, `ef_build`, `ef_search`: of the graph. `rescored`: candidates whose
-    exact score is computed for a search for 10.
+    exact score is computed for a search for 10. `metric`: what the vectors are compared by.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class Method:
     ef_build: int = 0
     ef_search: int = 0
     rescored: int = 200
+    metric: Metric = "cosine"
 
     @property
     def factory(self) -> str:
@@ -128,6 +130,7 @@ def method(
     links: int | None = None,
     ef_search: int | None = None,
     rescored: int | None = None,
+    metric: Metric = "cosine",
 ) -> Method:
     """The way of that kind for `rows` vectors of `dimension`; what is not said is chosen.
 
@@ -144,7 +147,7 @@ def method(
         chosen["probes"] = min(probes or max(chosen["lists"] // 8, 1), chosen["lists"])
     if kind == "hnsw":
         chosen.update(links=links or 32, ef_build=80, ef_search=ef_search or 128)
-    return Method(_KINDS[kind], dimension, **chosen)
+    return Method(_KINDS[kind], dimension, metric=metric, **chosen)
 
 
 def _parts(dimension: int, wanted: int | None, *, components: int) -> int:

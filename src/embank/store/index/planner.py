@@ -27,6 +27,7 @@ from embank.store.index.faiss import FaissCodes
 from embank.store.index.methods import LEAST_TRAINING_ROWS, Method
 from embank.store.index.protocol import Float32, Mask, Slots
 from embank.store.index.settings import Settings
+from embank.store.metric import Metric, scores, scores_of_each
 from embank.store.vectors import Rows
 
 SAMPLE_ROWS = 49_152
@@ -47,7 +48,7 @@ _ALIKE = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """`vectors`: float32, normalised, shape (n, dimension). `asked` says what they are."""
+    """`vectors`: float32, for cosine normalised, shape (n, dimension). `asked` says what they are."""
 
     vectors: Float32
     asked: str
@@ -142,7 +143,7 @@ class Planner:
         dimension = rows.codec.dimension
         tried = (
             building.training_bytes(base, min(base.wanted_rows, sample)) + 2 * base.held_bytes(sample)
-            for base in self._candidates(dimension, len(rows))
+            for base in self._candidates(dimension, len(rows), rows.metric)
         )
         # Of each block its vectors, and for each question scores and places, in order and out of it.
         return max(tried) + building.BLOCK_ROWS * (4 * dimension + 32 * len(questions.vectors))
@@ -152,7 +153,7 @@ class Planner:
         large, small = np.sort(shuffled), np.sort(shuffled[: len(shuffled) // _NESTING])
         nearest = {len(slots): self._nearest(rows, slots, questions.vectors) for slots in (small, large)}
         trials = []
-        for base in self._candidates(rows.codec.dimension, len(rows)):
+        for base in self._candidates(rows.codec.dimension, len(rows), rows.metric):
             if len(small) < base.least_rows:
                 continue
             trials += self._try(base, rows, (small, large), nearest, questions.vectors)
@@ -169,13 +170,13 @@ class Planner:
             reason=reason,
         )
 
-    def _candidates(self, dimension: int, rows: int) -> Iterator[Method]:
+    def _candidates(self, dimension: int, rows: int, metric: Metric) -> Iterator[Method]:
         kinds = ["pq-fastscan", "rabitq", "sq8"] + (["ivf", "hnsw"] if rows >= _LARGE_ROWS else [])
         for kind in kinds:
-            yield self._settings.method(kind, dimension, min(rows, SAMPLE_ROWS // _NESTING))
+            yield self._settings.method(kind, dimension, min(rows, SAMPLE_ROWS // _NESTING), metric=metric)
         if self._settings.parts is None and dimension % 2 == 0:  # twice the codes, and less to rescore
             wide = self._settings.model_copy(update={"parts": dimension // 2})
-            yield wide.method("pq-fastscan", dimension, rows)
+            yield wide.method("pq-fastscan", dimension, rows, metric=metric)
 
     def _try(
         self,
@@ -236,7 +237,7 @@ class Planner:
         for first in range(0, len(slots), building.BLOCK_ROWS):
             self._check()
             block = rows.gather(slots[first : first + building.BLOCK_ROWS])
-            best = np.concatenate((best, questions @ block.T), axis=1)
+            best = np.concatenate((best, scores_of_each(rows.metric, questions, block)), axis=1)
             here = np.broadcast_to(np.arange(first, first + len(block)), (len(questions), len(block)))
             places = np.concatenate((places, here), axis=1)
             kept = np.argpartition(-best, min(_K, best.shape[1] - 1), axis=1)[:, :_K]
@@ -246,7 +247,7 @@ class Planner:
     def _timed(self, codes: FaissCodes, rows: Rows, slots: Slots, questions: Float32, depth: int) -> float:
         started = time.perf_counter()
         for query in questions:
-            rows.pick(slots[codes.candidates(query, depth)]) @ query
+            scores(rows.metric, rows.pick(slots[codes.candidates(query, depth)]), query)
         return (time.perf_counter() - started) / len(questions)
 
     def _check(self) -> None:
@@ -286,9 +287,13 @@ def mixtures(rows: Rows, living: Slots, count: int = QUESTIONS, *, seed: int = 0
     random = np.random.default_rng(seed)
     one, other = (rows.gather(random.choice(living, min(count, len(living)), replace=False)) for _ in range(2))
     mixed = one + np.float32(0.7) * other
-    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
-    lengths[lengths == 0] = 1
-    return Questions(mixed / lengths, f"{len(mixed):,} mixtures of two vectors each (there is no model to ask with)")
+    if rows.metric == "cosine":
+        lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+        lengths[lengths == 0] = 1
+        mixed /= lengths
+    else:
+        mixed /= np.float32(1.7)
+    return Questions(mixed, f"{len(mixed):,} mixtures of two vectors each (there is no model to ask with)")
 
 
 def _ranks(codes: FaissCodes, query: Float32, best: Slots, depth: int) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ from embank.store.index import faiss
 from embank.store.index.methods import Method
 from embank.store.index.saved import Head
 from embank.store.index.settings import Settings
+from embank.store.vectors import Rows
 
 _TAIL_SHARE = 1 / 64
 """In large collections the tail may be longer: extending rewrites the file."""
@@ -41,19 +42,23 @@ class Policy:
         """Whether more vectors are in no index than may be."""
         return row.slots - covered_rows > max(self.settings.tail_rows, int(covered_rows * _TAIL_SHARE))
 
-    def may_extend(self, head: Head, dimension: int, rows: int) -> bool:
-        """Whether the codes may be extended to so many rows, rather than made anew."""
-        kind = self.settings.kind
-        if rows > _RETRAIN_FACTOR * head.of_rows:
+    def may_extend(self, head: Head, rows: Rows) -> bool:
+        """Whether the codes may be extended to those rows, rather than made anew."""
+        kind, dimension = self.settings.kind, rows.codec.dimension
+        if len(rows) > _RETRAIN_FACTOR * head.of_rows:
             return False
-        return kind == "auto" or self.settings.method(kind, dimension, head.of_rows) == head.method
+        if kind == "auto":
+            return True
+        return self.settings.method(kind, dimension, head.of_rows, metric=rows.metric) == head.method
 
     def limit_bytes(self) -> int:
         """What the index may hold. Without a governor there is no budget to take a share of: a share is no limit."""
         whole_bytes = 1 << 62 if self._governor is None else self._governor.budget_bytes
         return self.settings.budget.resolve(whole_bytes)
 
-    def named(self, dimension: int, rows: int) -> Method | None:
+    def named(self, rows: Rows) -> Method | None:
         """The way that the settings name; `None` where it is to be measured."""
         kind = self.settings.kind
-        return None if kind in {"auto", "exact"} else self.settings.method(kind, dimension, rows)
+        if kind in {"auto", "exact"}:
+            return None
+        return self.settings.method(kind, rows.codec.dimension, len(rows), metric=rows.metric)

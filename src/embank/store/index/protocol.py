@@ -2,7 +2,8 @@
 
 `Codes` are what a library keeps of vectors in memory; they propose candidates. An `Index` answers with exact scores:
 by scanning everything, or by rescoring the candidates of codes from the mapped vectors. Tombstones, filters,
-rescoring and the un-indexed tail live once, above the codes; normalisation happens before vectors are stored.
+rescoring, the exact scores of the collection's metric and the un-indexed tail live once, above the codes; where the
+metric is cosine, vectors were normalised before they were stored.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """The best slots for one query, best first: `scores` are inner products, ties stand in slot order."""
+    """The best slots for one query, best first: `scores` are those of the metric, ties stand in slot order."""
 
     slots: Slots
     scores: Float32

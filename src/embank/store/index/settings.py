@@ -8,6 +8,7 @@ from pydantic import Field
 
 from embank.config import Section, Size
 from embank.store.index.methods import Kind, Method, method
+from embank.store.metric import Metric
 
 
 class Settings(Section):
@@ -39,8 +40,8 @@ class Settings(Section):
     ef_search: int | None = Field(default=None, ge=1, description="hnsw: breadth of a search")
     threads: int = Field(default=1, ge=1, description="threads that build an index")
 
-    def method(self, kind: str, dimension: int, rows: int) -> Method:
-        """The way of that kind for `rows` vectors, with the parameters set here."""
+    def method(self, kind: str, dimension: int, rows: int, *, metric: Metric = "cosine") -> Method:
+        """The way of that kind for `rows` vectors compared by `metric`, with the parameters set here."""
         return method(
             kind,
             dimension,
@@ -52,4 +53,5 @@ class Settings(Section):
             links=self.links,
             ef_search=self.ef_search,
             rescored=self.rescored,
+            metric=metric,
         )

@@ -141,6 +141,7 @@ class VectorView:
         return IndexStatus.of(
             head,
             kind=self._policy.settings.kind,
+            metric=row.info.metric,
             rows=row.slots,
             limit_bytes=self._policy.limit_bytes(),
             loaded=base is not None,
@@ -238,7 +239,7 @@ class VectorView:
 
     def _copy(self, base: Base | None, rows: Rows) -> tuple[FaissCodes, int, int] | None:
         """Codes to be extended: those in use are being searched; `None` where they must be made anew."""
-        if base is None or not base.kept or not self._policy.may_extend(base.head, rows.codec.dimension, len(rows)):
+        if base is None or not base.kept or not self._policy.may_extend(base.head, rows):
             return None
         building.check_budget(base.head.method, len(rows), self._policy.limit_bytes())
         try:
@@ -263,7 +264,7 @@ class VectorView:
         return True
 
     def _method(self, row: Row, rows: Rows, dead: Mask | None) -> Method:
-        named = self._policy.named(rows.codec.dimension, len(rows))
+        named = self._policy.named(rows)
         if named is not None:
             return named
         limit_bytes = self._policy.limit_bytes()
