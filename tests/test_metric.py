@@ -1,4 +1,4 @@
-"""The metric of a collection, as people use it: recorded with its first row, kept for good, and what scores then are."""
+"""The metric of a collection, as people use it: recorded with its first row, kept for good, and what scores are."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_scores_are_those_of_numpy_and_the_metric_is_on_record(tmp_path: Path, m
         assert [hit.id for hit in few] == sorted(list(true)[19:], key=lambda name: -true[name])[:3]
         mixed = own.search("number 12", vector=QUERY, k=3, mode="hybrid")
         assert all(hit.scores["dense"] == pytest.approx(true[hit.id], rel=2e-3, abs=2e-3) for hit in mixed)
-    assert verify(tmp_path / "bank", full=True).ok
+    assert not verify(tmp_path / "bank", full=True).damaged
 
 
 def test_the_length_of_a_query_counts_unless_for_cosine(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_values_that_half_precision_can_not_hold_are_refused_whole(tmp_path: Pat
         with pytest.raises(InvalidInput, match="65,504"):
             own.add(DOCUMENTS, vectors=ROWS * 1e5)
         assert own.count() == 0
-    with embank.open(tmp_path / "bank", store={"dtype": "int8"}) as bank:
+    with embank.open(tmp_path / "bank", flags={"store.dtype": "int8"}) as bank:
         large = bank.collection("large", metric="dot")
         large.add(DOCUMENTS, vectors=ROWS * 1e5)
         best = large.search(vector=QUERY, k=1)[0]

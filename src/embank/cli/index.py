@@ -76,15 +76,16 @@ def build(invocation: Invocation, *, collection: CollectionName = "default") -> 
 
 
 def _show_status(collection: str, status: IndexStatus) -> None:
-    name, by = output.plain(collection), f"by {status.metric}"
+    name = output.plain(collection)
     if status.method is None:
-        output.say(f"{name}: {output.counted(status.rows, 'vector')} compared {by}, scanned exactly")
+        output.say(f"{name}: {output.counted(status.rows, 'vector')}, scanned exactly; compared by {status.metric}")
     else:
         tail = status.rows - status.indexed_rows
         output.say(
-            f"{name}: {output.counted(status.rows, 'vector')} compared {by}, searched with {status.method}, of "
+            f"{name}: {output.counted(status.rows, 'vector')} searched with {status.method}, of "
             f"{output.size(status.bytes)} ({status.bytes / max(status.indexed_rows, 1):.0f} bytes a vector); "
             f"{tail:,} of them in no index yet, scanned",
+            f"compared by {status.metric}",
             f"trained on {output.counted(status.trained_rows, 'vector')}, made in {output.duration(status.seconds)}",
         )
     if status.reason is not None:

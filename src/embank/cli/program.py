@@ -18,6 +18,7 @@ from embank.cli import (
     demo,
     documents,
     errors,
+    evaluate,
     index,
     ingest,
     memory,
@@ -150,6 +151,7 @@ _index.command(DEFAULT, hidden=True)(ingest.index)
 _index.command("show")(index.show)
 _index.command("plan")(index.plan)
 _index.command("build")(index.build)
+_index.command("evaluate")(evaluate.evaluate)
 app.add_typer(_index, name="index", rich_help_panel=_WRITE, help=ingest.index.__doc__)
 app.command("add", rich_help_panel=_WRITE)(ingest.add)
 app.command("reembed", rich_help_panel=_WRITE)(reembed.reembed)

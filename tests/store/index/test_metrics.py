@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,12 +28,12 @@ _ROWS = 5_000
 _needs_faiss = pytest.mark.skipif(not faiss.available(), reason="faiss-cpu is not installed")
 
 
-def by_hand(metric: Metric, vectors: Float32, query: Float32) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def by_hand(metric: Metric, vectors: Float32, query: Float32) -> npt.NDArray[np.float64]:
     """The scores in double precision, as the definitions say."""
     rows, asked = vectors.astype(np.float64), query.astype(np.float64)
     if metric == "l2":
-        return -(np.linalg.norm(rows - asked, axis=1) ** 2)
-    return rows @ asked
+        return np.asarray(-(np.linalg.norm(rows - asked, axis=1) ** 2))
+    return np.asarray(rows @ asked)
 
 
 def stored(folder: Path, vectors: Float32, metric: Metric, dtype: str = "fp16") -> Rows:
@@ -118,7 +119,7 @@ def test_every_kind_finds_what_is_near_with_exact_scores(
     tmp_path: Path, uneven: Float32, asked: Float32, kind: str, metric: Metric
 ) -> None:
     rows = stored(tmp_path, uneven, metric)
-    of = method(kind, DIMENSION, _ROWS, lists=16, probes=12, parts=None if kind in {"flat"} else 24, metric=metric)
+    of = method(kind, DIMENSION, _ROWS, lists=16, probes=12, parts=24, metric=metric)
     codes = faiss.train(of, uneven[:4_608])
     codes.add(uneven[:4_800])  # the rest is in no codes yet
     index = RescoredIndex(codes, rows, depth=400, exhaustive=of.exhaustive)

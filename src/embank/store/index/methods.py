@@ -14,13 +14,13 @@ Kind = Literal["flat", "sq8", "pq", "pq-fastscan", "rabitq", "ivf", "hnsw"]
 LEAST_TRAINING_ROWS = 4_096
 """16 centroids of 256 vectors each: what a four-bit quantiser needs."""
 
-_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 _RESCORED = {"flat": 10, "sq8": 50, "pq": 200, "pq-fastscan": 200, "rabitq": 200, "ivf": 300, "hnsw": 100}
 
 _ID_BYTES = 8
 """What a vector's number takes in an inverted list. Forms without lists refuse selectors, or are none."""
 
-_POINTS_PER_CENTROID = 39
+CENTROID_POINTS = 39
 """FAISS's own mark, below which it warns that a k-means has too little to go by."""
 
 
@@ -95,7 +95,7 @@ class Method:
         """Vectors below which it can't be trained."""
         if self.kind in {"flat", "hnsw"}:
             return 1
-        return max(LEAST_TRAINING_ROWS, _POINTS_PER_CENTROID * self.lists)
+        return max(LEAST_TRAINING_ROWS, CENTROID_POINTS * self.lists)
 
     @property
     def wanted_rows(self) -> int:
@@ -136,8 +136,8 @@ def method(
 
     Raises `InvalidInput` for parameters that don't fit each other.
     """
-    if kind not in _KINDS:
-        raise InvalidInput(f"a vector index is one of {', '.join(_KINDS)}, not {kind!r}", kind=kind)
+    if kind not in KINDS:
+        raise InvalidInput(f"a vector index is one of {', '.join(KINDS)}, not {kind!r}", kind=kind)
     chosen: dict[str, int] = {"rescored": rescored or _RESCORED[kind]}
     if kind in {"pq", "pq-fastscan", "ivf"}:
         chosen["parts"] = _parts(dimension, parts, components=8 if kind == "pq" else 4)
@@ -147,7 +147,7 @@ def method(
         chosen["probes"] = min(probes or max(chosen["lists"] // 8, 1), chosen["lists"])
     if kind == "hnsw":
         chosen.update(links=links or 32, ef_build=80, ef_search=ef_search or 128)
-    return Method(_KINDS[kind], dimension, metric=metric, **chosen)
+    return Method(KINDS[kind], dimension, metric=metric, **chosen)
 
 
 def _parts(dimension: int, wanted: int | None, *, components: int) -> int:
@@ -162,5 +162,5 @@ def _parts(dimension: int, wanted: int | None, *, components: int) -> int:
 
 def _lists(rows: int) -> int:
     """About 1 to 2 times the square root of `rows`, a power of two, and few enough to be trained."""
-    most = max(rows // _POINTS_PER_CENTROID, 1)
+    most = max(rows // CENTROID_POINTS, 1)
     return int(min(2 ** math.ceil(math.log2(max(math.sqrt(rows), 1))), 2 ** int(math.log2(most))))

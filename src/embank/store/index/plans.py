@@ -90,13 +90,13 @@ class Plans:
         faiss.require()
         living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
         planner = Planner(self._settings, limit_bytes=limit_bytes, going=going, governor=self._governor)
-        plan = planner.plan(rows, dead, self._questions(row, rows, living))
+        plan = planner.plan(rows, dead, self.questions(row, rows, living))
         if keep:
             self._files.make_directory(self._path.parent)
             self._files.replace(self._path, json.dumps(plan.as_dict(), indent=1).encode())
         return plan
 
-    def _questions(self, row: Row, rows: Rows, living: Slots) -> Questions:
+    def questions(self, row: Row, rows: Rows, living: Slots) -> Questions:
         """Short questions of the collection's own words, as people ask; held-out passages would flatter."""
         random = np.random.default_rng(0)
         slots = random.choice(living, min(QUESTIONS, len(living)), replace=False)

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
+
 from embank.errors import EmbankError, InvalidInput, MemoryBudgetError, StoreError
 from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
@@ -21,6 +23,7 @@ from embank.store import generations
 from embank.store.collections import Row
 from embank.store.index import building, faiss, saved
 from embank.store.index.base import Base, IndexPlace, IndexStatus
+from embank.store.index.evaluation import Comparison, Evaluator
 from embank.store.index.faiss import FaissCodes
 from embank.store.index.methods import Method
 from embank.store.index.planner import LEAST_ROWS, Plan
@@ -164,6 +167,20 @@ class VectorView:
         with self._building:
             limit_bytes, keep = self._policy.limit_bytes(), not self._read_only
             return self._plans.make(row, rows, dead, limit_bytes=limit_bytes, going=self._is_going, keep=keep)
+
+    def compare(self, row: Row, *, count: int, seed: int = 0) -> Comparison:
+        """Every kind of index side by side, on `count` of the vectors; nothing is kept of it.
+
+        Raises `InvalidInput` where there are too few, `BudgetExceeded`, and `MissingExtra`.
+        """
+        with self._readers.read() as connection:
+            rows, dead = self._state(connection, row)
+        if rows is None:
+            raise InvalidInput(f"collection {self._place.collection_name!r} has no vectors yet", rows=0)
+        living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
+        with self._building:
+            evaluator = Evaluator(self._policy.settings, going=self._is_going, governor=self._governor, seed=seed)
+            return evaluator.compare(rows, dead, self._plans.questions(row, rows, living), count=count)
 
     # --- building ---
 
