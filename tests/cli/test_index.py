@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Run
 from tests.store.index.conftest import SPACE, add
 
-from embank.cli import errors
+from embank.cli import errors, evaluate
 from embank.events.stream import Stream
 from embank.store.index import faiss
 from embank.store.index.settings import Settings as IndexSettings
@@ -64,3 +65,45 @@ def test_it_is_measured_built_and_shown(run: Run, workplace: Path) -> None:
     shown = run("index", "show", "-c", "made-up")
     assert f"17,000 vectors searched with {built['method']}" in shown.stdout
     assert "chosen by measuring" in shown.stdout
+
+
+@pytest.mark.skipif(not faiss.available(), reason="faiss-cpu is not installed")
+def test_kinds_are_compared_on_a_collection_in_words(run: Run, workplace: Path) -> None:
+    root = workplace / "embank.bank"
+    settings = IndexSettings(kind="exact")
+    store = LocalStore(root, read_only=False, settings=Settings(), index=settings, stream=Stream())
+    add(store.collection("made-up"), clustered(4_200, seed=81))
+    store.close()
+    document = json.loads(run("index", "evaluate", "-c", "made-up", "--json").stdout)
+    assert document["collection"] == "made-up"
+    measured = {each["kind"]: each for each in document["comparison"]["measured"]}
+    assert document["comparison"]["rows"] == 1_000
+    assert measured["pq-fastscan"]["bytes"] < measured["flat"]["bytes"] / 2
+    told = run("index", "evaluate", "-c", "made-up", "--rows", 500)
+    assert told.exit_code == 0, told.output
+    words = " ".join(told.stdout.split())
+    assert re.search(r"PQ12x4fs saves \d+\.\d% of what flat holds at \d+\.\d% loss", words)
+    assert "500 of 4,200 vectors of 48 dimensions, compared by cosine" in words
+
+
+def test_where_there_is_no_bank_the_standard_library_is_compared(
+    run: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not faiss.available():
+        pytest.skip("faiss-cpu is not installed")
+    monkeypatch.setattr(evaluate, "_DOCUMENTS", 200)
+    document = json.loads(run("index", "evaluate", "--rows", 150, "--json").stdout)
+    assert document["collection"] == "stdlib"
+    assert document["comparison"]["refused"]["pq"].startswith("IVF1,PQ")
+    assert not (workplace / "embank.bank").exists()
+
+
+@pytest.mark.usefixtures("notes")
+def test_a_metric_is_chosen_once(run: Run) -> None:
+    assert run("add", "-c", "by-dot", "--metric", "dot", "--text", "One.").exit_code == 0
+    assert "compared by dot" in run("index", "show", "-c", "by-dot").stdout
+    assert json.loads(run("stats", "-c", "by-dot", "--json").stdout)["collections"][0]["metric"] == "dot"
+    refused = run("index", "./plan", "-c", "by-dot", "--metric", "l2")
+    assert refused.exit_code != 0
+    assert "compares vectors by dot, not by l2" in refused.output
+    assert run("add", "-c", "new", "--metric", "L3", "--text", "One.").exit_code == errors.USAGE

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from embank.collection import Collection
     from embank.store.index.evaluation import Comparison, Measured
 
-_DOCUMENTS = 6_000
+_DOCUMENTS = 4_500
 """Of the standard library's documentation: enough to train every kind."""
 
 _QUOTED = ("pq", "pq-fastscan")

@@ -88,6 +88,14 @@ def _show_status(collection: str, status: IndexStatus) -> None:
             f"compared by {status.metric}",
             f"trained on {output.counted(status.trained_rows, 'vector')}, made in {output.duration(status.seconds)}",
         )
+    if status.probes is not None:
+        fresh, last = status.probes.fresh, status.probes.last
+        off = f", codes off by {last.error / fresh.error:.2f} times as much" if last.error and fresh.error else ""
+        output.say(
+            f"last probe, {output.moment(last.at)}, with {last.questions:,} questions about the newest "
+            f"{output.counted(last.recent_rows, 'row')}: recall {last.recall:.3f} ({last.recall_low:.3f} to "
+            f"{last.recall_high:.3f}); when trained {fresh.recall:.3f}{off}"
+        )
     if status.reason is not None:
         output.say(f"why: {status.reason}")
 

@@ -128,7 +128,7 @@ class Evaluator:
         vectors, asked = rows.gather(chosen), questions.vectors
         truth = [np.sort(scores(rows.metric, vectors, query))[::-1][:_K] for query in asked]
         ways: dict[str, Callable[[Float32], npt.NDArray[np.int64]]] = {
-            "exact": lambda query: _best(rows, chosen, np.arange(len(chosen)), query)
+            "exact": lambda query: np.argsort(-scores(rows.metric, rows.gather(chosen), query))[:_K]
         }
         built: list[tuple[Method, Codes, int, float, float]] = []
         refused: dict[str, str] = {}
@@ -144,7 +144,7 @@ class Evaluator:
             built.append((method, codes, trained, train_s, self._clock() - started))
             ways[method.kind] = _way(rows, chosen, codes, method.rescored)
         seconds = self._timed(ways, asked[:_TIMED])
-        flat_bytes = 4 * rows.codec.dimension * len(chosen)
+        flat_bytes = next(method for method in methods if method.kind == "flat").held_bytes(len(chosen))
         measured = []
         for method, codes, trained, train_s, add_s in built:
             found = _recalls(rows, vectors, asked, truth, ways[method.kind])
@@ -187,11 +187,10 @@ class Evaluator:
 
     def _trained(self, method: Method, rows: Rows, shuffled: Slots) -> tuple[Codes, int, float]:
         method.check_rows(len(shuffled))
-        training = shuffled[: method.wanted_rows if method.least_rows > 1 else 1]
-        sample = rows.gather(np.sort(training))
+        sample = rows.gather(np.sort(shuffled[: 1 if method.kind == "flat" else method.wanted_rows]))
         started = self._clock()
         codes = faiss.train(method, sample)
-        return codes, 0 if method.least_rows == 1 else len(training), self._clock() - started
+        return codes, 0 if method.kind == "flat" else len(sample), self._clock() - started
 
     def _timed(self, ways: dict[str, Callable[[Float32], Any]], asked: Float32) -> dict[str, float]:
         """Seconds a search, the median of turns that are taken one after the other."""

@@ -68,6 +68,18 @@ class FaissCodes:
         slots: Slots = found[0][found[0] >= 0]
         return slots
 
+    def error(self, vectors: Float32) -> float | None:
+        """By how much codes of `vectors` are off: squares of that over squares of these; `None` for zeros alone."""
+        whole = float(np.einsum("ij,ij->", vectors, vectors, dtype=np.float64))
+        if not whole:
+            return None
+        # A graph keeps its codes in an index of its own.
+        index = getattr(self._index, "storage", self._index)
+        index = self._faiss.downcast_index(index)
+        rows = np.ascontiguousarray(vectors, np.float32)
+        off = index.sa_decode(index.sa_encode(rows)) - rows
+        return float(np.einsum("ij,ij->", off, off, dtype=np.float64)) / whole
+
     def save(self, write: Write) -> None:
         writer = self._faiss.PyCallbackIOWriter(write, _PIECE_BYTES)
         self._faiss.write_index(self._index, writer)

@@ -25,9 +25,10 @@ from embank.memory.priority import bulk_work
 from embank.store.index import building, faiss
 from embank.store.index.faiss import FaissCodes
 from embank.store.index.methods import LEAST_TRAINING_ROWS, Method
+from embank.store.index.nearest import nearest, working_bytes
 from embank.store.index.protocol import Float32, Mask, Slots
 from embank.store.index.settings import Settings
-from embank.store.metric import Metric, scores, scores_of_each
+from embank.store.metric import Metric, scores
 from embank.store.vectors import Rows
 
 SAMPLE_ROWS = 49_152
@@ -145,8 +146,7 @@ class Planner:
             building.training_bytes(base, min(base.wanted_rows, sample)) + 2 * base.held_bytes(sample)
             for base in self._candidates(dimension, len(rows), rows.metric)
         )
-        # Of each block its vectors, and for each question scores and places, in order and out of it.
-        return max(tried) + building.BLOCK_ROWS * (4 * dimension + 32 * len(questions.vectors))
+        return max(tried) + working_bytes(len(questions.vectors), dimension)
 
     def _plan(self, rows: Rows, living: Slots, count: int, questions: Questions) -> Plan:
         shuffled = self._random.permutation(living)[:count]
@@ -232,17 +232,7 @@ class Planner:
 
     def _nearest(self, rows: Rows, slots: Slots, questions: Float32) -> Slots:
         """Places within `slots` of the nearest 10 of each question."""
-        best = np.empty((len(questions), 0), np.float32)
-        places = np.empty((len(questions), 0), np.int64)
-        for first in range(0, len(slots), building.BLOCK_ROWS):
-            self._check()
-            block = rows.gather(slots[first : first + building.BLOCK_ROWS])
-            best = np.concatenate((best, scores_of_each(rows.metric, questions, block)), axis=1)
-            here = np.broadcast_to(np.arange(first, first + len(block)), (len(questions), len(block)))
-            places = np.concatenate((places, here), axis=1)
-            kept = np.argpartition(-best, min(_K, best.shape[1] - 1), axis=1)[:, :_K]
-            best, places = np.take_along_axis(best, kept, 1), np.take_along_axis(places, kept, 1)
-        return places
+        return nearest(rows, slots, questions, _K, check=self._check)[0]
 
     def _timed(self, codes: FaissCodes, rows: Rows, slots: Slots, questions: Float32, depth: int) -> float:
         started = time.perf_counter()

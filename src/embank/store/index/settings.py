@@ -38,6 +38,9 @@ class Settings(Section):
     probes: int | None = Field(default=None, ge=1, description="ivf: lists that a search looks into (nprobe)")
     links: int | None = Field(default=None, ge=2, description="hnsw: links of each vector (M)")
     ef_search: int | None = Field(default=None, ge=1, description="hnsw: breadth of a search")
+    probe_questions: int = Field(
+        default=128, ge=0, description="about new rows, asked of an index when it is extended, to see drift; 0: none"
+    )
     threads: int = Field(default=1, ge=1, description="threads that build an index")
 
     def method(self, kind: str, dimension: int, rows: int, *, metric: Metric = "cosine") -> Method:

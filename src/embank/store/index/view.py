@@ -16,13 +16,14 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 
 from embank.errors import EmbankError, InvalidInput, MemoryBudgetError, StoreError
-from embank.events.kinds import ViewCaughtUp
+from embank.events.kinds import IndexDrifted, ViewCaughtUp
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.store import generations
 from embank.store.collections import Row
 from embank.store.index import building, faiss, saved
 from embank.store.index.base import Base, IndexPlace, IndexStatus
+from embank.store.index.drift import Drift
 from embank.store.index.evaluation import Comparison, Evaluator
 from embank.store.index.faiss import FaissCodes
 from embank.store.index.methods import Method
@@ -76,6 +77,15 @@ class VectorView:
         self._policy = Policy(settings, governor)
         path = place.path.with_name("plan.json")
         self._plans = Plans(path, readers, settings=settings, files=files, ask=ask, governor=governor)
+        self._drift = Drift(
+            place.path.with_name("probes.json"),
+            collection=place.collection_name,
+            settings=settings,
+            files=files,
+            clock=clock,
+            stream=stream,
+            governor=governor,
+        )
         self._read_only = read_only
         self._files = files
         self._clock = clock
@@ -149,6 +159,7 @@ class VectorView:
             limit_bytes=self._policy.limit_bytes(),
             loaded=base is not None,
             reason=reason,
+            probes=None if head is None else self._drift.kept(),
         )
 
     def plan(self, row: Row, *, anew: bool = False) -> Plan | None:
@@ -227,11 +238,31 @@ class VectorView:
         return None
 
     def _bring_up_to_date(self, row: Row, rows: Rows, dead: Mask | None, base: Base | None) -> None:
-        started = self._clock.monotonic()
         with faiss.bounded_threads(self._policy.settings.threads):
-            codes, trained, of_rows = self._copy(base, rows) or self._trained(row, rows, dead)
-            added = len(rows) - codes.rows
-            building.fill(codes, rows, governor=self._governor, going=self._is_going)
+            copied = self._copy(base, rows)
+            covered = 0 if copied is None else copied[0].rows
+            made = self._put_in_use(row, rows, lambda: copied or self._trained(row, rows, dead))
+            reason = self._why_drifted(made, rows, dead, first_slot=covered)
+            if copied is None or reason is None:
+                return
+            name, method = self._place.collection_name, made.head.method.name
+            _log.info("the vector index of %r is made anew: %s", name, reason)
+            self._stream.publish(IndexDrifted(collection=name, method=method, rows=len(rows), reason=reason))
+            made = self._put_in_use(row, rows, lambda: self._trained(row, rows, dead, replan=True))
+            self._why_drifted(made, rows, dead, first_slot=0)
+
+    def _why_drifted(self, base: Base, rows: Rows, dead: Mask | None, *, first_slot: int) -> str | None:
+        try:
+            return self._drift.watch(base, rows, dead, first_slot=first_slot, check=self._check)
+        except OSError as error:  # the index is as good without
+            _log.warning("what a probe of %r found is not kept: %s", self._place.collection_name, error)
+            return None
+
+    def _put_in_use(self, row: Row, rows: Rows, make: Callable[[], tuple[FaissCodes, int, int]]) -> Base:
+        started = self._clock.monotonic()
+        codes, trained, of_rows = make()
+        added = len(rows) - codes.rows
+        building.fill(codes, rows, governor=self._governor, going=self._is_going)
         head = Head(
             name=self._place.name,
             sequence=row.sequence,
@@ -243,7 +274,7 @@ class VectorView:
             seconds=self._clock.monotonic() - started,
         )
         with self._loading:
-            self._base = Base(codes, head, kept=self._keep(codes, head))
+            base = self._base = Base(codes, head, kept=self._keep(codes, head))
         self._stream.publish(
             ViewCaughtUp(
                 collection=self._place.collection_name,
@@ -253,6 +284,7 @@ class VectorView:
                 seconds=head.seconds,
             )
         )
+        return base
 
     def _copy(self, base: Base | None, rows: Rows) -> tuple[FaissCodes, int, int] | None:
         """Codes to be extended: those in use are being searched; `None` where they must be made anew."""
@@ -265,8 +297,8 @@ class VectorView:
             _log.warning("the saved vector index of %r is gone (%s): rebuilding", self._place.collection_name, error)
             return None
 
-    def _trained(self, row: Row, rows: Rows, dead: Mask | None) -> tuple[FaissCodes, int, int]:
-        method = self._method(row, rows, dead)
+    def _trained(self, row: Row, rows: Rows, dead: Mask | None, *, replan: bool = False) -> tuple[FaissCodes, int, int]:
+        method = self._method(row, rows, dead, replan=replan)
         building.check_budget(method, len(rows), self._policy.limit_bytes())
         return *building.trained(method, rows, dead=dead, governor=self._governor), len(rows)
 
@@ -280,20 +312,23 @@ class VectorView:
             return False
         return True
 
-    def _method(self, row: Row, rows: Rows, dead: Mask | None) -> Method:
+    def _method(self, row: Row, rows: Rows, dead: Mask | None, *, replan: bool) -> Method:
         named = self._policy.named(rows)
         if named is not None:
             return named
         limit_bytes = self._policy.limit_bytes()
-        plan = self._plans.current(len(rows), limit_bytes) or self._plans.make(
-            row, rows, dead, limit_bytes=limit_bytes, going=self._is_going
-        )
+        plan = None if replan else self._plans.current(len(rows), limit_bytes)
+        plan = plan or self._plans.make(row, rows, dead, limit_bytes=limit_bytes, going=self._is_going)
         if plan.chosen is None:
             raise StoreError(plan.reason)
         return plan.chosen
 
     def _is_going(self) -> bool:
         return not self._closed
+
+    def _check(self) -> None:
+        if self._closed:
+            raise building.Interrupted
 
     def _is_due(self, row: Row, base: Base | None) -> bool:
         if self._read_only or self._policy.why_exact(row) is not None or self._clock.monotonic() < self._build_after_s:
