@@ -37,6 +37,7 @@ from embank.events.creep import CreepSuspected, LeakAttributed, MemoryJumped
 from embank.events.event import (
     Event,
 )
+from embank.events.index import IndexDrifted, IndexProbed
 from embank.events.memory import (
     ActionSkipped,
     ActionTaken,
@@ -94,6 +95,8 @@ __all__ = [
     "DocumentsDeleted",
     "DocumentsPurged",
     "Event",
+    "IndexDrifted",
+    "IndexProbed",
     "IngestProgressed",
     "LeakAttributed",
     "MemoryJumped",

@@ -49,7 +49,8 @@ def why_drifted(fresh: Probe, now: Probe, *, target: float) -> str | None:
         error = f"; its codes are off by {now.error / fresh.error:.2f} times as much"
     return (
         f"of what is near {now.recent_rows:,} new rows it finds {now.recall:.3f} ({now.recall_low:.3f} to "
-        f"{now.recall_high:.3f}), where it found {fresh.recall:.3f} when it was trained, and {target:.3f} is wanted{error}"
+        f"{now.recall_high:.3f}), where it found {fresh.recall:.3f} when it was trained, and {target:.3f} is "
+        f"wanted{error}"
     )
 
 
