@@ -224,3 +224,16 @@ def test_codes_of_a_later_state_answer_an_earlier_one(tmp_path: Path) -> None:
         found = index.search(query, 10, allowed=allowed)
         assert len(found.slots) == 10
         assert found.slots.max() < 3_000
+
+
+@pytest.mark.parametrize("kind", ["flat", "sq8", "pq", "pq-fastscan", "ivf", "hnsw"])
+def test_the_error_of_codes_is_told_the_same_by_those_read_from_a_file(kind: str) -> None:
+    of = _method(kind)
+    made = faiss.train(of, _SAMPLE)
+    read = _codes(of, _SAMPLE[:10])
+    told = made.error(_SAMPLE[:200])
+    assert told is not None
+    assert (told == 0.0) == (kind == "flat")
+    assert told < 0.6
+    assert read.error(_SAMPLE[:200]) == pytest.approx(told, rel=1e-3)
+    assert read.error(np.zeros((3, DIMENSION), np.float32)) is None

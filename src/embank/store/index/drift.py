@@ -3,8 +3,8 @@
 Where an index was trained, and each time it is extended, it is asked for what lies near some of the newest rows, and
 held against the exact scan; so is the error with which its codes reproduce them. What it did when it was fresh is kept,
 and is the measure. It has drifted where the lower bound of its recall misses the target *and* the upper bound misses
-what it found when fresh: then it is worse than it was, and not just as good as its kind can be. It must also have grown
-by an eighth since it was trained. So an index whose target can't be met is not made anew time and again.
+what it found when fresh: then it is surely worse than it was. It must have grown by an eighth since it was trained and,
+where it missed the target even when it was fresh, be twice as large: so none is made anew time and again in vain.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ _log = get_logger(__name__)
 _K = 10
 _LEAST_RECENT = 50
 _LEAST_GROWTH = 9 / 8
+_LEAST_GROWTH_IN_VAIN = 2.0
 _ALIKE = 1e-5
 
 
 def why_drifted(fresh: Probe, now: Probe, *, target: float) -> str | None:
     """Why an index is to be made anew; `None` where it is as it should be, or can't be better."""
-    if now.recall_low >= target or now.recall_high >= fresh.recall or now.rows < _LEAST_GROWTH * now.of_rows:
+    least_growth = _LEAST_GROWTH if fresh.recall_low >= target else _LEAST_GROWTH_IN_VAIN
+    if now.recall_low >= target or now.recall_high >= fresh.recall or now.rows < least_growth * now.of_rows:
         return None
     error = ""
     if fresh.error and now.error is not None:

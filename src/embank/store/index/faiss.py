@@ -69,15 +69,23 @@ class FaissCodes:
         return slots
 
     def error(self, vectors: Float32) -> float | None:
-        """By how much codes of `vectors` are off: squares of that over squares of these; `None` for zeros alone."""
+        """By how much codes of `vectors` are off: squares of that over squares of these.
+
+        `None` for zeros alone, and for bits, which keep no more than a direction.
+        """
         whole = float(np.einsum("ij,ij->", vectors, vectors, dtype=np.float64))
-        if not whole:
+        if self.method.kind == "rabitq" or not whole:
             return None
-        # A graph keeps its codes in an index of its own.
-        index = getattr(self._index, "storage", self._index)
-        index = self._faiss.downcast_index(index)
         rows = np.ascontiguousarray(vectors, np.float32)
-        off = index.sa_decode(index.sa_encode(rows)) - rows
+        if self.method.kind in {"flat", "sq8", "hnsw"}:
+            # A graph keeps its codes in an index of its own.
+            index = self._faiss.downcast_index(getattr(self._index, "storage", self._index))
+            off = index.sa_decode(index.sa_encode(rows)) - rows
+        else:
+            # Not by `sa_decode`: with fast-scan codes that were read from a file it ends the process.
+            if self._index.by_residual:
+                rows = rows - self._index.quantizer.reconstruct_batch(self._index.quantizer.assign(rows, 1)[:, 0])
+            off = self._index.pq.decode(self._index.pq.compute_codes(rows)) - rows
         return float(np.einsum("ij,ij->", off, off, dtype=np.float64)) / whole
 
     def save(self, write: Write) -> None:
