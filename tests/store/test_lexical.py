@@ -13,9 +13,10 @@ from embank.memory.trim import supported
 from embank.store import lexical
 from embank.store.lexical import LexicalIndex, Mark
 
-COMMITS = """
+HELD = """
 import ctypes, json, sys
 from pathlib import Path
+import numpy as np
 from embank.memory import hygiene
 hygiene.apply()
 from embank.store.lexical import LexicalIndex, Mark
@@ -29,7 +30,9 @@ mallinfo2.restype = Held
 def held():
     found = mallinfo2()
     return found.used + found.mapped
+"""
 
+COMMITS = """
 path, side, commits = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 index = LexicalIndex(path, writer_bytes=15_000_000)
 index.apply(removed=(), added=[(slot, f"word{slot} common") for slot in range(100)], mark=Mark("v", 1, 100))
@@ -51,6 +54,24 @@ for number in range(commits):
 print(json.dumps(readings))
 """
 
+SEARCHES = """
+index = LexicalIndex(None, writer_bytes=15_000_000)
+texts = [" ".join(f"w{count}" for count in range(slot + 1, 1_000)) for slot in range(999)]
+index.apply(removed=(), added=list(enumerate(texts)), mark=Mark("v", 1, 999))  # `wN` is in N passages
+index.close_writer()
+searcher = index.searcher()
+allowed = np.arange(999) % 10 == 0
+
+def search(counts):
+    for count in counts:
+        found = searcher.search(f"w{count}", 100, allowed=allowed, below=999)
+        assert sorted(found.slots) == list(range(0, count, 10))
+    return held()
+
+first = search(range(1, 999, 18))
+print(json.dumps([first, search(range(1, 999))]))
+"""
+
 
 @pytest.mark.skipif(not supported(), reason=supported().reason)
 @pytest.mark.parametrize("side", ["writer", "reader"])
@@ -61,11 +82,21 @@ def test_commits_do_not_add_to_what_is_held(tmp_path: Path, side: str) -> None:
         path /= "folder" * 30
     path.mkdir(parents=True)
     done = subprocess.run(
-        [sys.executable, "-c", COMMITS, str(path), side, "96"], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", HELD + COMMITS, str(path), side, "96"], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     readings = json.loads(done.stdout)
     assert min(readings[-32:]) - min(readings[:32]) < 300_000
+
+
+@pytest.mark.skipif(not supported(), reason=supported().reason)
+def test_searches_that_find_ever_other_numbers_of_passages_do_not_add_to_what_is_held() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELD + SEARCHES], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, last = json.loads(done.stdout)
+    assert last - first < 250_000
 
 
 def test_a_searcher_goes_on_with_its_picture_after_the_index_was_opened_again(

@@ -201,16 +201,21 @@ class LexicalSearcher:
         limit = k
         while True:
             hits = self._searcher.search(query, limit, count=False).hits
-            if not hits:
+            if not hits or not below:
                 return _none()
-            slots = np.array(self._searcher.fast_field_values("slot", [address for _, address in hits]), np.int64)
-            scores = np.array([score for score, _ in hits], np.float32)
+            # As long as was asked for, whatever was found: numpy keeps some freed arrays of each length below a
+            # kilobyte for ever, and lengths that vary from search to search fill that up over days.
+            unfilled = limit - len(hits)
+            found = self._searcher.fast_field_values("slot", [address for _, address in hits])
+            slots = np.array([*found, *[below] * unfilled], np.int64)
+            scores = np.array([*(score for score, _ in hits), *[0.0] * unfilled], np.float32)
             keep = slots < below
             if allowed is not None:
-                keep[keep] = allowed[slots[keep]]
-            if keep.sum() >= k or len(hits) < limit:
-                order = np.lexsort((slots[keep], -scores[keep]))[:k]
-                return Neighbors(slots[keep][order], scores[keep][order])
+                keep &= allowed[np.where(keep, slots, 0)]
+            kept = int(keep.sum())
+            if kept >= k or unfilled:
+                order = np.lexsort((slots, -scores, ~keep))[: min(kept, k)]
+                return Neighbors(slots[order], scores[order])
             limit *= 4
 
 
