@@ -118,6 +118,23 @@ class Latencies:
         return 0.0
 
 
+@dataclass(slots=True)
+class Told:
+    """What the bank told of its memory: clean-ups by how they ended, and the first suspicions of creep, in words."""
+
+    recoveries: Counter[bool] = field(default_factory=Counter)
+    suspicions: list[str] = field(default_factory=list)
+
+    def hear(self, event: Event) -> None:
+        """Take an event in."""
+        from embank.events.kinds import CreepSuspected, LeakAttributed, MemoryRecovered
+
+        if isinstance(event, MemoryRecovered):
+            self.recoveries[event.ok] += 1
+        elif isinstance(event, (CreepSuspected, LeakAttributed)) and len(self.suspicions) < 20:
+            self.suspicions.append(str(event)[:500])
+
+
 class Soak:
     """The operations. `texts` are what documents are made of; all randomness comes from the plan's seed."""
 
@@ -291,22 +308,16 @@ def _want(found: object, wanted: object) -> None:
 def run(plan: Plan, say: Callable[[dict[str, Any]], None]) -> None:
     """Do what the plan says and tell about it."""
     import embank
-    from embank.events.kinds import MemoryRecovered
 
     now = Now(Path(plan.now))
     now.set(0, "open")
     texts: list[str] = json.loads(Path(plan.texts).read_text())
-    recoveries: Counter[bool] = Counter()
-
-    def hear(event: Event) -> None:
-        if isinstance(event, MemoryRecovered):
-            recoveries[event.ok] += 1
-
+    told = Told()
     latencies = {kind: Latencies() for kind in (*WEIGHTS, "delete", "release", "compact")}
     failures: list[str] = []
     failed = done = 0
     with embank.open(plan.bank, memory=plan.budget, model=plan.model, own_process=True) as bank:
-        heard = bank.events.subscribe(hear)
+        heard = bank.events.subscribe(told.hear)
         soak = Soak(bank, plan, texts)
         soak.fill()
         began = time.perf_counter()
@@ -353,8 +364,9 @@ def run(plan: Plan, say: Callable[[dict[str, Any]], None]) -> None:
             "failed": failed,
             "failures": failures,
             "seconds": seconds,
-            "recoveries": recoveries.total(),
-            "recoveries_failed": recoveries[False],
+            "recoveries": told.recoveries.total(),
+            "recoveries_failed": told.recoveries[False],
+            "suspicions": told.suspicions,
             "events_dropped": heard.dropped,
             "slots": stats.slots if (stats := bank.collection("soak").stats()) else 0,
             "latency_ms": {
