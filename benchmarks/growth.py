@@ -4,7 +4,8 @@ Readings of memory are autocorrelated: each batch leaves the allocator in nearly
 in, and a line through them by the textbook gives an interval that is far too narrow. So:
 
 - readings are averaged over cycles: a cycle ends where everything that can be given back is given back, so that
-  each passes through the same phases and resembles its neighbours as little as may be (regenerative batch means);
+  each passes through the same phases and resembles its neighbours as little as may be (regenerative batch means).
+  Readings taken at that end alone, one a cycle, see every growth that lasts and vary least;
 - the first fifth is left out as warm-up;
 - the slope through the means is by least squares, its standard error by a moving-block bootstrap of the residuals
   (Künsch 1989), with blocks of a twelfth of the cycles, so that what lasts for many cycles is kept together. The

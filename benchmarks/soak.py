@@ -5,8 +5,11 @@ each budget. Its whole tree is sampled at 100 Hz from outside.
 
 real_over_budget_ms       how long anonymous + shared memory was above the budget, summed over the budgets; a sample
                           stands for the time since the one before it
-growth_mb_per_1000_ops    unmanaged memory (the tree less what consumers say they hold): the upper end of the 95 %
-                          interval of its slope after the warm-up, see `benchmarks.growth`; the largest of the budgets
+growth_mb_per_1000_ops    unmanaged memory (the tree less what consumers say they hold) right after each release of all
+                          that can be earned again: the upper end of the 95 % interval of its slope after the warm-up,
+                          see `benchmarks.growth`; the largest of the budgets. `busy_growth` in the detail is that of
+                          readings at any time, whose interval is several times as wide: what a model, a batch or the
+                          allocator holds for the moment hides what is never given back
 ops_failed                operations that raised, or answered wrongly; ops_per_s of the slowest budget
 recoveries_failed         `MemoryRecovered` events that were not ok, and recoveries, all of them
 …_192 and so on           the same for each budget, in megabytes; peak_mb_192: the most that was held there
@@ -83,7 +86,7 @@ def detail_of(seen: Seen) -> dict[str, Any]:
         "ops_per_s": seen.ops_per_s,
         "documents": seen.documents,
         "growth": None if seen.growth is None else asdict(seen.growth),
-        "quiet_growth": None if seen.quiet_growth is None else asdict(seen.quiet_growth),
+        "busy_growth": None if seen.busy_growth is None else asdict(seen.busy_growth),
         "hertz": seen.looks / max(seen.seconds, 1e-9),
         "longest_unseen_ms": seen.longest_unseen_s * 1e3,
         "peak": asdict(seen.peak),

@@ -25,9 +25,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from embank.events.kinds import CreepSuspected, Event, LeakAttributed, MemoryRecovered
+
 if TYPE_CHECKING:
     from embank.bank import Bank, LocalCollection
-    from embank.events.kinds import Event
 
 CYCLE_OPS = 200
 COMPACT_OPS = 1_000
@@ -126,9 +127,6 @@ class Told:
     suspicions: list[str] = field(default_factory=list)
 
     def hear(self, event: Event) -> None:
-        """Take an event in."""
-        from embank.events.kinds import CreepSuspected, LeakAttributed, MemoryRecovered
-
         if isinstance(event, MemoryRecovered):
             self.recoveries[event.ok] += 1
         elif isinstance(event, (CreepSuspected, LeakAttributed)) and len(self.suspicions) < 20:
@@ -384,8 +382,7 @@ def main() -> None:
     from embank.memory import hygiene
 
     hygiene.apply()
-    answers = sys.stdout
-    sys.stdout = sys.stderr
+    answers, sys.stdout = sys.stdout, sys.stderr
 
     def say(what: dict[str, Any]) -> None:
         answers.write(json.dumps(what) + "\n")

@@ -36,7 +36,8 @@ class Seen:
     """What was seen of a run. Memory is of the tree, anonymous + shared, in bytes.
 
     `over_s` is the time above the budget, `over` the first such samples. `peaks` holds the highest of each second.
-    `quiet_growth` is the growth of what was held right after everything was let go, and nothing else.
+    `growth` is that of what was held right after everything was let go (`quiet`): whatever is never given back shows
+    there, without the models and batches that come and go. `busy_growth` is that of all `points`.
     """
 
     budget_bytes: int
@@ -54,7 +55,7 @@ class Seen:
     quiet: list[tuple[int, float]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     growth: Growth | None = None
-    quiet_growth: Growth | None = None
+    busy_growth: Growth | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -144,8 +145,8 @@ def soak(
             raise RuntimeError(f"the soak at {budget} ended with {child.returncode}: {errors.read()[-2000:]}")
         if keep is not None:
             _keep(seen, keep)
-    seen.growth = growth(seen.points, cycle_ops=CYCLE_OPS)
-    seen.quiet_growth = growth(seen.quiet, cycle_ops=CYCLE_OPS)
+    seen.growth = growth(seen.quiet, cycle_ops=CYCLE_OPS)
+    seen.busy_growth = growth(seen.points, cycle_ops=CYCLE_OPS)
     return seen
 
 
