@@ -82,7 +82,11 @@ def test_commits_do_not_add_to_what_is_held(tmp_path: Path, side: str) -> None:
         path /= "folder" * 30
     path.mkdir(parents=True)
     done = subprocess.run(
-        [sys.executable, "-c", HELD + COMMITS, str(path), side, "96"], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", HELD + COMMITS, str(path), side, "96"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     readings = json.loads(done.stdout)
