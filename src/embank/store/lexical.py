@@ -31,6 +31,9 @@ RENEWED_AFTER = 32
 some 1.5 KB a commit, for as long as an index is open. Opening it and its writer takes 4-6 ms."""
 
 _LONGEST_WORD = 64
+_PADDED = 1_024
+"""What was found is brought to as many as were asked for, up to so many: numpy keeps freed arrays of each length below
+a kilobyte for ever, and lengths that are other ones with every search add up to a megabyte within thousands."""
 _ANALYZER = "embank_english_1"
 
 
@@ -203,9 +206,7 @@ class LexicalSearcher:
             hits = self._searcher.search(query, limit, count=False).hits
             if not hits or not below:
                 return _none()
-            # As long as was asked for, whatever was found: numpy keeps some freed arrays of each length below a
-            # kilobyte for ever, and lengths that vary from search to search fill that up over days.
-            unfilled = limit - len(hits)
+            unfilled = max(min(limit, _PADDED) - len(hits), 0)
             found = self._searcher.fast_field_values("slot", [address for _, address in hits])
             slots = np.array([*found, *[below] * unfilled], np.int64)
             scores = np.array([*(score for score, _ in hits), *[0.0] * unfilled], np.float32)
@@ -213,7 +214,7 @@ class LexicalSearcher:
             if allowed is not None:
                 keep &= allowed[np.where(keep, slots, 0)]
             kept = int(keep.sum())
-            if kept >= k or unfilled:
+            if kept >= k or len(hits) < limit:
                 order = np.lexsort((slots, -scores, ~keep))[: min(kept, k)]
                 return Neighbors(slots[order], scores[order])
             limit *= 4
