@@ -5,7 +5,8 @@ from __future__ import annotations
 from embank.memory.governor import Governor
 from embank.store.collections import Row
 from embank.store.index import faiss
-from embank.store.index.methods import Method
+from embank.store.index.backend import backend
+from embank.store.index.protocol import Way
 from embank.store.index.saved import Head
 from embank.store.index.settings import Settings
 
@@ -46,14 +47,18 @@ class Policy:
         kind = self.settings.kind
         if rows > _RETRAIN_FACTOR * head.of_rows:
             return False
-        return kind == "auto" or self.settings.method(kind, dimension, head.of_rows) == head.method
+        return kind == "auto" or self.named(dimension, head.of_rows) == head.method
+
+    def is_other(self, head: Head) -> bool:
+        """Whether the settings name another kind than the codes are of."""
+        return self.settings.kind not in {"auto", "exact", head.method.kind}
 
     def limit_bytes(self) -> int:
         """What the index may hold. Without a governor there is no budget to take a share of: a share is no limit."""
         whole_bytes = 1 << 62 if self._governor is None else self._governor.budget_bytes
         return self.settings.budget.resolve(whole_bytes)
 
-    def named(self, dimension: int, rows: int) -> Method | None:
+    def named(self, dimension: int, rows: int) -> Way | None:
         """The way that the settings name; `None` where it is to be measured."""
         kind = self.settings.kind
-        return None if kind in {"auto", "exact"} else self.settings.method(kind, dimension, rows)
+        return None if kind in {"auto", "exact"} else backend(kind).way(self.settings, kind, dimension, rows)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from embank.config import Section, Size
-from embank.store.index.methods import Kind, Method, method
+from embank.registry import INDEXES
+from embank.store.index.methods import Method, method
 
 
 class Settings(Section):
     """Which index a collection gets, and how much it may hold. What is not set is chosen by measuring, or by size."""
 
-    kind: Literal["auto", "exact"] | Kind = Field(
+    kind: str = Field(
         default="auto", description="auto: measured and chosen; exact: the vectors are scanned; or one kind by name"
     )
     recall_target: float = Field(
@@ -38,6 +37,13 @@ class Settings(Section):
     links: int | None = Field(default=None, ge=2, description="hnsw: links of each vector (M)")
     ef_search: int | None = Field(default=None, ge=1, description="hnsw: breadth of a search")
     threads: int = Field(default=1, ge=1, description="threads that build an index")
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in {"auto", "exact"} and kind not in INDEXES:
+            raise ValueError(f"there are auto, exact, {', '.join(INDEXES)}")
+        return kind
 
     def method(self, kind: str, dimension: int, rows: int) -> Method:
         """The way of that kind for `rows` vectors, with the parameters set here."""

@@ -3,7 +3,7 @@
 A search takes the codes that are there as they are; what was added since is scanned. The writing process builds them
 in a thread of its own, extends them once too many vectors are scanned, and trains them anew once there are several
 times as many as at the last training. A reading process takes what the writer saved. Codes that are missing or
-damaged cost speed, never answers.
+damaged cost speed, never answers; so do those that a library or server keeps and can't give.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from embank.errors import EmbankError, InvalidInput, MemoryBudgetError, StoreError
-from embank.events.kinds import ViewCaughtUp
+from embank.errors import EmbankError, IndexUnavailable, InvalidInput, MemoryBudgetError, MissingExtra, StoreError
+from embank.events.kinds import IndexFailed, ViewCaughtUp
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.store import generations
 from embank.store.collections import Row
-from embank.store.index import building, faiss, saved
+from embank.store.index import building, saved
+from embank.store.index.backend import backend
 from embank.store.index.base import Base, IndexPlace, IndexStatus
-from embank.store.index.faiss import FaissCodes
-from embank.store.index.methods import Method
+from embank.store.index.kept import Kept
 from embank.store.index.planner import LEAST_ROWS, Plan
 from embank.store.index.plans import Ask, Plans
 from embank.store.index.policy import Policy
-from embank.store.index.protocol import Index, Mask
+from embank.store.index.protocol import Codes, Index, Mask, Way
 from embank.store.index.saved import Head
 from embank.store.index.settings import Settings
 from embank.store.vectors import Rows
@@ -74,7 +74,7 @@ class VectorView:
         path = place.path.with_name("plan.json")
         self._plans = Plans(path, readers, settings=settings, files=files, ask=ask, governor=governor)
         self._read_only = read_only
-        self._files = files
+        self._kept = Kept(place, files)
         self._clock = clock
         self._stream = stream
         self._governor = governor
@@ -126,7 +126,7 @@ class VectorView:
             base = self._load(row, rows) or base
         if self._is_due(row, base):
             self._thread.wake()
-        return None if base is None else base.over(rows)
+        return None if base is None else base.over(rows, self._failed)
 
     def status(self, row: Row) -> IndexStatus:
         """What is in use and why, without loading anything."""
@@ -135,7 +135,7 @@ class VectorView:
         if head is None:
             reason = reason or self._policy.why_exact(row)
             try:
-                head = saved.head(self._place.path)
+                head = self._kept.head()
             except (OSError, ValueError) as error:
                 reason = f"the saved index can't be read: {error}"
         return IndexStatus.of(
@@ -210,9 +210,9 @@ class VectorView:
 
     def _bring_up_to_date(self, row: Row, rows: Rows, dead: Mask | None, base: Base | None) -> None:
         started = self._clock.monotonic()
-        with faiss.bounded_threads(self._policy.settings.threads):
-            codes, trained, of_rows = self._copy(base, rows) or self._trained(row, rows, dead)
-            added = len(rows) - codes.rows
+        codes, trained, of_rows = self._copy(base, rows) or self._trained(row, rows, dead)
+        added = len(rows) - codes.rows
+        with backend(codes.method.kind).bounded(self._policy.settings.threads):
             building.fill(codes, rows, governor=self._governor, going=self._is_going)
         head = Head(
             name=self._place.name,
@@ -225,7 +225,8 @@ class VectorView:
             seconds=self._clock.monotonic() - started,
         )
         with self._loading:
-            self._base = Base(codes, head, kept=self._keep(codes, head))
+            self._base = Base(codes, head, kept=self._kept.keep(codes, head))
+            self._looked_at = self._kept.signature()
         self._stream.publish(
             ViewCaughtUp(
                 collection=self._place.collection_name,
@@ -236,33 +237,31 @@ class VectorView:
             )
         )
 
-    def _copy(self, base: Base | None, rows: Rows) -> tuple[FaissCodes, int, int] | None:
-        """Codes to be extended: those in use are being searched; `None` where they must be made anew."""
+    def _copy(self, base: Base | None, rows: Rows) -> tuple[Codes, int, int] | None:
+        """Codes to be extended: those in use are being searched; `None` where they must be made anew.
+
+        With them how many rows they were trained on, and of how many.
+        """
         if base is None or not base.kept or not self._policy.may_extend(base.head, rows.codec.dimension, len(rows)):
             return None
         building.check_budget(base.head.method, len(rows), self._policy.limit_bytes())
         try:
-            return saved.load(self._place.path)[0], base.head.trained_rows, base.head.of_rows
+            codes, told = self._kept.load()
+        except IndexUnavailable:
+            raise
         except (OSError, ValueError) as error:
             _log.warning("the saved vector index of %r is gone (%s): rebuilding", self._place.collection_name, error)
             return None
+        return codes, told.trained_rows, told.of_rows
 
-    def _trained(self, row: Row, rows: Rows, dead: Mask | None) -> tuple[FaissCodes, int, int]:
-        method = self._method(row, rows, dead)
-        building.check_budget(method, len(rows), self._policy.limit_bytes())
-        return *building.trained(method, rows, dead=dead, governor=self._governor), len(rows)
+    def _trained(self, row: Row, rows: Rows, dead: Mask | None) -> tuple[Codes, int, int]:
+        way = self._way(row, rows, dead)
+        building.check_budget(way, len(rows), self._policy.limit_bytes())
+        with backend(way.kind).bounded(self._policy.settings.threads):
+            codes, count = building.trained(way, rows, home=self._place.home, dead=dead, governor=self._governor)
+        return codes, count, len(rows)
 
-    def _keep(self, codes: FaissCodes, head: Head) -> bool:
-        try:
-            self._files.make_directory(self._place.path.parent)
-            saved.save(self._place.path, codes, head, files=self._files)
-            self._looked_at = self._signature()
-        except OSError as error:  # it works all the same, but can't be dropped, and must be built after a restart
-            _log.warning("the vector index of %r is not saved: %s", self._place.collection_name, error)
-            return False
-        return True
-
-    def _method(self, row: Row, rows: Rows, dead: Mask | None) -> Method:
+    def _way(self, row: Row, rows: Rows, dead: Mask | None) -> Way:
         named = self._policy.named(rows.codec.dimension, len(rows))
         if named is not None:
             return named
@@ -282,7 +281,7 @@ class VectorView:
             return False
         if base is None:
             return not self._dropped_bytes and self._policy.is_behind(row, 0)
-        return self._policy.is_behind(row, base.codes.rows)
+        return self._policy.is_behind(row, base.codes.rows) or self._policy.is_other(base.head)
 
     # --- loading ---
 
@@ -297,7 +296,7 @@ class VectorView:
             if now_s < self._load_after_s or not self._has_room():
                 return None
             self._load_after_s = now_s + (_RELOAD_S if self._dropped_bytes else 0.0)
-            signature = self._signature()
+            signature = self._kept.signature()
             if signature is None or signature == self._looked_at:
                 if signature is None:
                     self._dropped_bytes = 0
@@ -311,12 +310,19 @@ class VectorView:
 
     def _read(self, row: Row, rows: Rows) -> Base | None:
         """The saved codes, where they are whole and of these vectors."""
+        told: Head | None = None
         try:
-            told = saved.head(self._place.path)
-            if told is None or not faiss.available() or not self._is_of(told, row, rows):
+            told = self._kept.head()
+            if told is None or not self._is_of(told, row, rows):
                 return None
             with self._reserved(told):
-                codes, told = saved.load(self._place.path)
+                codes, told = self._kept.load()
+        except IndexUnavailable as error:
+            self._tell("vector index" if told is None else told.method.name, error)
+            return None
+        except MissingExtra as error:
+            self._reason = str(error)
+            return None
         except (OSError, ValueError) as error:
             _log.warning("the vector index of %r can't be used (%s)", self._place.collection_name, error)
             return None
@@ -325,7 +331,22 @@ class VectorView:
             self._reason, self._looked_at = str(error), None
             self._load_after_s = self._build_after_s = self._clock.monotonic() + _RETRY_S
             return None
+        self._reason = None
         return Base(codes, told, kept=True)
+
+    def _failed(self, base: Base, error: IndexUnavailable) -> None:
+        """Codes in use could not answer: they are let go, so that the next searches scan without trying them first."""
+        with self._loading:
+            if self._base is base:
+                self._base = None
+                self._tell(base.codes.name, error)
+
+    def _tell(self, name: str, error: IndexUnavailable) -> None:
+        """Say that the index is not there, and leave it in peace for a while. To be called while loading."""
+        _log.warning("the vectors of %r are scanned: %s", self._place.collection_name, error)
+        self._reason, self._looked_at = str(error), None
+        self._load_after_s = self._build_after_s = self._clock.monotonic() + _RETRY_S
+        self._stream.publish(IndexFailed(self._place.collection_name, name, str(error)))
 
     def _is_of(self, told: Head, row: Row, rows: Rows) -> bool:
         """Whether what is saved is of these vectors."""
@@ -346,10 +367,3 @@ class VectorView:
         if not self._dropped_bytes or self._governor is None:
             return True
         return self._governor.available_bytes() >= _RELOAD_ROOM * self._dropped_bytes
-
-    def _signature(self) -> tuple[int, int] | None:
-        try:
-            found = self._place.path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_mtime_ns
