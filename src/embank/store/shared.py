@@ -15,6 +15,7 @@ from embank.store.index import saved
 from embank.store.index.backend import Home, backend
 from embank.store.index.base import IndexPlace
 from embank.store.index.plans import Ask
+from embank.store.index.policy import Policy
 from embank.store.index.settings import Settings as IndexSettings
 from embank.store.index.view import State, VectorView
 from embank.store.settings import Settings
@@ -125,6 +126,7 @@ class Shared:
             name=f"{place}-{key}-{generation}",
             settings=self.index,
             read_only=self.database.read_only,
+            limit_bytes=Policy(self.index, self.governor).limit_bytes(),
         )
 
     def _remove_index(self, key: int, generation: int) -> None:

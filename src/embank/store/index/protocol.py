@@ -96,6 +96,10 @@ class Way(Protocol):
         """Anonymous bytes over `rows` vectors, in this process."""
         ...
 
+    def saving_bytes(self, rows: int) -> int:
+        """What `Codes.save` takes for a while beside them."""
+        ...
+
     def check_rows(self, rows: int) -> None:
         """Raise `InvalidInput` where there are too few vectors to train with."""
         ...

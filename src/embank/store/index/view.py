@@ -74,7 +74,7 @@ class VectorView:
         path = place.path.with_name("plan.json")
         self._plans = Plans(path, readers, settings=settings, files=files, ask=ask, governor=governor)
         self._read_only = read_only
-        self._kept = Kept(place, files)
+        self._kept = Kept(place, files, governor)
         self._clock = clock
         self._stream = stream
         self._governor = governor
