@@ -121,6 +121,7 @@ INDEXES = Table(
         "rabitq": "embank.store.index.faiss:BACKEND",
         "ivf": "embank.store.index.faiss:BACKEND",
         "hnsw": "embank.store.index.faiss:BACKEND",
+        "chroma": "embank.store.index.chroma:BACKEND",
         "lancedb": "embank.store.index.lancedb:BACKEND",
     },
     group="embank.indexes",

@@ -11,7 +11,7 @@ from tests.store.index.conftest import SPACE, add
 
 from embank.cli import errors
 from embank.events.stream import Stream
-from embank.store.index import faiss
+from embank.store.index import faiss, lancedb
 from embank.store.index.settings import Settings as IndexSettings
 from embank.store.local import LocalStore
 from embank.store.settings import Settings
@@ -64,3 +64,17 @@ def test_it_is_measured_built_and_shown(run: Run, workplace: Path) -> None:
     shown = run("index", "show", "-c", "made-up")
     assert f"17,000 vectors searched with {built['method']}" in shown.stdout
     assert "chosen by measuring" in shown.stdout
+
+
+@pytest.mark.skipif(not lancedb.available(), reason="lancedb is not installed")
+def test_another_library_s_index_is_built_and_shown_alike(run: Run, workplace: Path) -> None:
+    settings = IndexSettings(kind="exact")
+    store = LocalStore(workplace / "embank.bank", read_only=False, settings=Settings(), index=settings, stream=Stream())
+    add(store.collection("made-up"), clustered(1_500, seed=81))
+    store.close()
+    (workplace / "embank.toml").write_text('[index]\nkind = "lancedb"\ntail_rows = 500\n')
+    built = run("index", "build", "-c", "made-up")
+    assert built.exit_code == 0, built.output
+    assert "1,500 vectors searched with LanceDB" in built.stdout
+    document = json.loads(run("index", "show", "-c", "made-up", "--json").stdout)
+    assert document["index"]["indexed_rows"] == 1_500

@@ -49,7 +49,7 @@ class LocalStore:
         """
         index = index or IndexSettings()
         if index.kind not in {"auto", "exact"}:
-            backend(index.kind).require()
+            backend(index.kind).require(index)
         self.root = root
         files = files or Files()
         self._guard = threading.Lock()

@@ -40,8 +40,8 @@ class Backend(ABC, Generic[W]):
     """Makes codes of one kind or of several, and finds them again. Thread-safe; it has no state of its own."""
 
     @abstractmethod
-    def require(self) -> object:
-        """Raise `MissingExtra` unless what it needs is installed."""
+    def require(self, settings: Settings) -> object:
+        """Raise `MissingExtra` unless what it needs, under these settings, is installed."""
 
     @abstractmethod
     def way(self, settings: Settings, kind: str, dimension: int, rows: int) -> W:

@@ -86,7 +86,7 @@ class FaissCodes:
 class FaissBackend(Backend[Method]):
     """See `Backend`. Codes are in the saved file, whole."""
 
-    def require(self) -> object:
+    def require(self, settings: Settings) -> object:  # noqa: ARG002 -- whatever they say
         return require()
 
     def way(self, settings: Settings, kind: str, dimension: int, rows: int) -> Method:

@@ -32,7 +32,6 @@ from embank.store.index.settings import Settings
 _TABLE = "vectors"
 _COMMIT_BYTES = 16 << 20
 _METADATA_BYTES = 8 << 20
-_LEAST_CACHE_BYTES = 16 << 20
 _LEAST_INDEXED_ROWS = 1_024
 """Below, LanceDB scans its table, which takes a millisecond."""
 
@@ -99,9 +98,7 @@ class LanceCodes:
         lancedb = require()
         self.method = method
         self.folder = folder
-        self._session = lancedb.Session(
-            index_cache_size_bytes=max(cache_bytes, _LEAST_CACHE_BYTES), metadata_cache_size_bytes=_METADATA_BYTES
-        )
+        self._session = lancedb.Session(index_cache_size_bytes=cache_bytes, metadata_cache_size_bytes=_METADATA_BYTES)
         self._waiting: list[Float32] = []
         self._unsaved = version is None
         database = lancedb.connect(str(folder), session=self._session)
@@ -187,7 +184,7 @@ class LanceCodes:
 class LanceBackend(Backend[LanceWay]):
     """See `Backend`."""
 
-    def require(self) -> object:
+    def require(self, settings: Settings) -> object:  # noqa: ARG002 -- whatever they say
         return require()
 
     def way(self, settings: Settings, kind: str, dimension: int, rows: int) -> LanceWay:  # noqa: ARG002 -- there is one

@@ -34,8 +34,12 @@ class Settings(Section):
     bits: int | None = Field(default=None, ge=4, le=12, description="pq: bits of each sub-quantiser (nbits)")
     lists: int | None = Field(default=None, ge=1, description="ivf: inverted lists (nlist)")
     probes: int | None = Field(default=None, ge=1, description="ivf: lists that a search looks into (nprobe)")
-    links: int | None = Field(default=None, ge=2, description="hnsw: links of each vector (M)")
-    ef_search: int | None = Field(default=None, ge=1, description="hnsw: breadth of a search")
+    links: int | None = Field(default=None, ge=2, description="hnsw, chroma, lancedb: links of each vector (M)")
+    ef_search: int | None = Field(default=None, ge=1, description="hnsw, chroma, lancedb: breadth of a search")
+    chroma_url: str | None = Field(
+        default=None, pattern="^https?://", description="chroma: a server's address; without it files beside the bank's"
+    )
+    chroma_timeout_s: float = Field(default=10.0, gt=0, description="chroma: how long an answer may take")
     threads: int = Field(default=1, ge=1, description="threads that build an index")
 
     @field_validator("kind")

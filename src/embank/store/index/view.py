@@ -174,7 +174,8 @@ class VectorView:
     def refresh(self) -> None:
         """Bring the index up to date now, if it is due.
 
-        Raises `BudgetExceeded`, `InvalidInput` for too few vectors, `MissingExtra`, and `Interrupted` when closed.
+        Raises `BudgetExceeded`, `InvalidInput` for too few vectors, `IndexUnavailable`, `MissingExtra`, and
+        `Interrupted` when closed.
         """
         with self._building:
             with self._readers.read() as connection:
@@ -302,14 +303,14 @@ class VectorView:
                     self._dropped_bytes = 0
                 return None
             self._looked_at = signature
-            self._base = self._read(row, rows)
+            self._base = self._read(row, rows, wanted=wait)
             self._dropped_bytes = 0
             return self._base
         finally:
             self._loading.release()
 
-    def _read(self, row: Row, rows: Rows) -> Base | None:
-        """The saved codes, where they are whole and of these vectors."""
+    def _read(self, row: Row, rows: Rows, *, wanted: bool) -> Base | None:
+        """The saved codes, where they are whole and of these vectors. Raises `IndexUnavailable` if `wanted`."""
         told: Head | None = None
         try:
             told = self._kept.head()
@@ -319,6 +320,8 @@ class VectorView:
                 codes, told = self._kept.load()
         except IndexUnavailable as error:
             self._tell("vector index" if told is None else told.method.name, error)
+            if wanted:
+                raise
             return None
         except MissingExtra as error:
             self._reason = str(error)
