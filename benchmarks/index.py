@@ -31,6 +31,7 @@ from benchmarks.report import Mark, publish
 from embank.embed.models import load
 from embank.store.codec import Codec
 from embank.store.index import building, faiss
+from embank.store.index.backend import Home
 from embank.store.index.exact import ExactIndex
 from embank.store.index.methods import Method
 from embank.store.index.planner import Planner, Questions, lower_bound
@@ -69,7 +70,7 @@ def measure(documents: int, queries: int, kind: str) -> tuple[dict[str, float | 
         method, table = _method(settings, rows, planned)
         plan_s = time.perf_counter() - started
         started = time.perf_counter()
-        codes, trained = building.trained(method, rows, dead=None, governor=None)
+        codes, trained = building.trained(method, rows, home=Home(Path(room), "", settings), dead=None, governor=None)
         building.fill(codes, rows, governor=None, going=lambda: True)
         build_s = time.perf_counter() - started
         index = RescoredIndex(codes, rows, depth=method.rescored, exhaustive=method.exhaustive)

@@ -28,6 +28,7 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
         ├── BankDamaged (ValueError)         the files contradict each other
         ├── FormatTooNew (ValueError)        written by a newer Embank
         ├── StorageFull (OSError)            the disk has no room; nothing of the batch was kept
+        ├── IndexUnavailable (ConnectionError) the library or server that keeps an index fails; vectors are scanned
         ├── CollectionNotFound (LookupError)
         ├── DocumentNotFound (LookupError)
         ├── FingerprintMismatch (ValueError) vectors of another model
@@ -160,6 +161,10 @@ class FormatTooNew(StoreError, ValueError):
 
 class StorageFull(StoreError, OSError):
     """The disk has no room. Nothing of the batch was kept; what was acknowledged before is safe."""
+
+
+class IndexUnavailable(StoreError, ConnectionError):
+    """The library or server that keeps a vector index failed or can't be reached. Searches scan the vectors instead."""
 
 
 class CollectionNotFound(StoreError, LookupError):

@@ -1,13 +1,13 @@
 """Names that a user may write, and where the code behind each name lives.
 
-Covers the tables of settings sections, embedding engines and sources, the entry points with which a third party adds
-to them, and importing on demand. Every value is a string, `"package.module:attribute"`, so that this module imports
-nothing of Embank but its errors and a name costs nothing until it is used.
+Covers the tables of settings sections, embedding engines, sources and vector indexes, the entry points with which a
+third party adds to them, and importing on demand. Every value is a string, `"package.module:attribute"`, so that this
+module imports nothing of Embank but its errors and a name costs nothing until it is used.
 
 Does not know what the things behind the names are or how they are called; the caller does.
 
-A third party adds an engine or a source with an entry point in the table's group. A name that Embank itself has can't
-be taken over by one; two packages that claim the same name are refused when that name is asked for.
+A third party adds an engine, a source or a kind of index with an entry point in the table's group. A name that Embank
+itself has can't be taken over by one; two packages that claim the same name are refused when that name is asked for.
 """
 
 from __future__ import annotations
@@ -110,6 +110,23 @@ SOURCES = Table(
     },
     group="embank.sources",
 )
+
+INDEXES = Table(
+    "kind of vector index",
+    {
+        "flat": "embank.store.index.faiss:BACKEND",
+        "sq8": "embank.store.index.faiss:BACKEND",
+        "pq": "embank.store.index.faiss:BACKEND",
+        "pq-fastscan": "embank.store.index.faiss:BACKEND",
+        "rabitq": "embank.store.index.faiss:BACKEND",
+        "ivf": "embank.store.index.faiss:BACKEND",
+        "hnsw": "embank.store.index.faiss:BACKEND",
+        "chroma": "embank.store.index.chroma:BACKEND",
+        "lancedb": "embank.store.index.lancedb:BACKEND",
+    },
+    group="embank.indexes",
+)
+"""Kinds of index, and the `Backend` (`embank.store.index.backend`) that makes each."""
 
 
 def resolve(table: Table, name: str) -> Any:

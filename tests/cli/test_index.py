@@ -12,7 +12,7 @@ from tests.store.index.conftest import SPACE, add
 
 from embank.cli import errors, evaluate
 from embank.events.stream import Stream
-from embank.store.index import faiss
+from embank.store.index import faiss, lancedb
 from embank.store.index.settings import Settings as IndexSettings
 from embank.store.local import LocalStore
 from embank.store.settings import Settings
@@ -107,3 +107,17 @@ def test_a_metric_is_chosen_once(run: Run) -> None:
     assert refused.exit_code != 0
     assert "compares vectors by dot, not by l2" in refused.output
     assert run("add", "-c", "new", "--metric", "L3", "--text", "One.").exit_code == errors.USAGE
+
+
+@pytest.mark.skipif(not lancedb.available(), reason="lancedb is not installed")
+def test_another_library_s_index_is_built_and_shown_alike(run: Run, workplace: Path) -> None:
+    settings = IndexSettings(kind="exact")
+    store = LocalStore(workplace / "embank.bank", read_only=False, settings=Settings(), index=settings, stream=Stream())
+    add(store.collection("made-up"), clustered(1_500, seed=81))
+    store.close()
+    (workplace / "embank.toml").write_text('[index]\nkind = "lancedb"\ntail_rows = 500\n')
+    built = run("index", "build", "-c", "made-up")
+    assert built.exit_code == 0, built.output
+    assert "1,500 vectors searched with LanceDB" in built.stdout
+    document = json.loads(run("index", "show", "-c", "made-up", "--json").stdout)
+    assert document["index"]["indexed_rows"] == 1_500

@@ -167,6 +167,15 @@ class ViewCaughtUp(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class IndexFailed(Event):
+    """A vector index could not answer or be opened; its vectors are scanned, exactly, until it works again."""
+
+    collection: str
+    index: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PcaFitted(Event):
     """A PCA was fitted on `rows` of a collection's vectors and kept. `explained` is the share of variance it keeps."""
 

@@ -15,7 +15,7 @@ from embank.memory.governor import Governor
 from embank.store import audit, collections, manifest, schema
 from embank.store.collection import StoredCollection
 from embank.store.database import Database, translated_errors
-from embank.store.index import faiss
+from embank.store.index.backend import backend
 from embank.store.index.plans import Ask
 from embank.store.index.settings import Settings as IndexSettings
 from embank.store.lock import WriterLock
@@ -50,7 +50,7 @@ class LocalStore:
         """
         index = index or IndexSettings()
         if index.kind not in {"auto", "exact"}:
-            faiss.require()
+            backend(index.kind).require(index)
         self.root = root
         files = files or Files()
         self._guard = threading.Lock()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from embank.errors import BankDamaged
+from embank.errors import BankDamaged, EmbankError
 from embank.events.stream import Stream
 from embank.memory.governor import Governor, Registration
 from embank.store.collections import Row
 from embank.store.database import Database
+from embank.store.index import saved
+from embank.store.index.backend import Home, backend
 from embank.store.index.base import IndexPlace
 from embank.store.index.plans import Ask
+from embank.store.index.policy import Policy
 from embank.store.index.settings import Settings as IndexSettings
 from embank.store.index.view import State, VectorView
 from embank.store.settings import Settings
@@ -19,6 +23,11 @@ from embank.store.vectors import Segments
 from embank.store.views import LexicalView, ReaderView, ViewPlace, WriterView
 from embank.system.clock import Clock
 from embank.system.files import Files
+from embank.system.log import get_logger
+
+_log = get_logger(__name__)
+
+_INDEX_FILE = "vectors.index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +80,12 @@ class Shared:
     def vector_view(self, row: Row, state: State) -> VectorView:
         """The vector index of a collection, as a writer or as a reader."""
         place = IndexPlace(
-            path=self._directory("views", row.key, row.info.generation) / "vectors.index",
+            path=self._directory("views", row.key, row.info.generation) / _INDEX_FILE,
             name=f"{self.bank}:{row.key}:{row.info.generation}",
             collection=row.key,
             generation=row.info.generation,
             collection_name=row.info.name,
+            home=self._home(row.key, row.info.generation),
         )
         return VectorView(
             place,
@@ -105,8 +115,30 @@ class Shared:
 
     def remove_files(self, key: int, generation: int) -> None:
         """Remove everything that a generation has on the disk; who has it open still sees it."""
+        self._remove_index(key, generation)
         for kind in ("vectors", "views"):
             self.files.remove_tree(self._directory(kind, key, generation))
+
+    def _home(self, key: int, generation: int) -> Home:
+        """What an index may keep outside its file. The bank's place is part of the name: a copy must not share it."""
+        place = hashlib.blake2b(f"{self.bank}\0{self.database.root.resolve()}".encode(), digest_size=8).hexdigest()
+        return Home(
+            folder=self._directory("views", key, generation) / "index",
+            name=f"{place}-{key}-{generation}",
+            settings=self.index,
+            read_only=self.database.read_only,
+            limit_bytes=Policy(self.index, self.governor).limit_bytes(),
+        )
+
+    def _remove_index(self, key: int, generation: int) -> None:
+        """Remove what the index keeps elsewhere, as far as that can be reached."""
+        path = self._directory("views", key, generation) / _INDEX_FILE
+        try:
+            told = saved.head(path)
+            if told is not None:
+                backend(told.method.kind).remove(told.method, self._home(key, generation))
+        except (EmbankError, OSError, ValueError) as error:
+            _log.warning("what the replaced index %s keeps elsewhere is not removed: %s", path, error)
 
     def _directory(self, kind: str, key: int, generation: int) -> Path:
         return self.database.root / kind / f"{key}-{generation}"

@@ -131,7 +131,7 @@ class _Unfiltered:
 
     def __init__(self, codes: FaissCodes) -> None:
         self._codes = codes
-        self.name = "unfiltered"
+        self.name, self.method = "unfiltered", codes.method
 
     @property
     def rows(self) -> int:

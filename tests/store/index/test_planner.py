@@ -17,6 +17,7 @@ from tests.store.index.conftest import Opener, add, found
 from embank.errors import InvalidInput, StoreError
 from embank.store.codec import Codec
 from embank.store.index import building, faiss, planner
+from embank.store.index.backend import Home
 from embank.store.index.methods import Method, method
 from embank.store.index.planner import Plan, Planner, Trial, choose, lower_bound, mixtures
 from embank.store.index.settings import Settings
@@ -88,7 +89,7 @@ def test_recall_is_measured_as_it_is(rows: Rows, many: Float32) -> None:
     plan = Planner(Settings(rescored=200), limit_bytes=1 << 40, going=lambda: True).plan(rows, None, questions)
     trial = next(each for each in plan.trials if each.method.kind == "pq-fastscan")
     assert plan.sample_rows == _ROWS
-    codes = building.trained(trial.method, rows, dead=None, governor=None)[0]
+    codes = building.trained(trial.method, rows, home=Home(Path(), "", Settings()), dead=None, governor=None)[0]
     building.fill(codes, rows, governor=None, going=lambda: True)
     stored = rows.gather(np.arange(_ROWS))
     hits = sum(

@@ -13,11 +13,16 @@ from tests.store.index.conftest import ROWS, Opener, add, exact, found
 
 from embank.errors import BudgetExceeded, InvalidInput, MissingExtra
 from embank.store.index import faiss, saved
+from embank.store.index.backend import Home
 from embank.store.index.base import IndexStatus
+from embank.store.index.settings import Settings
 from embank.testing.faults import FaultyFiles
 from embank.testing.indexes import Float32, clustered, questions
 
 pytestmark = pytest.mark.skipif(not faiss.available(), reason="faiss-cpu is not installed")
+
+
+_HOME = Home(Path(), "", Settings())
 
 
 def _file(tmp_path: Path) -> Path:
@@ -161,7 +166,7 @@ def test_a_flipped_bit_is_noticed_and_the_index_built_again(
     assert found(again, vectors[7], 1)[0] == ["d7"]
     assert _built(again.index.refresh()).loaded
     bank.close()
-    assert saved.load(path)[1].rows == ROWS
+    assert saved.load(path, _HOME)[1].rows == ROWS
 
 
 def test_a_file_cut_short_or_gone_is_built_again(bank: Opener, vectors: Float32, tmp_path: Path) -> None:
@@ -183,7 +188,7 @@ def test_an_index_of_other_vectors_is_not_believed(bank: Opener, vectors: Float3
     add(collection, vectors)
     bank.close()
     path = _file(tmp_path)
-    codes, head = saved.load(path)
+    codes, head = saved.load(path, _HOME)
     values = {**head.as_dict(), "method": head.method, "witness": head.witness ^ 1}
     saved.save(path, codes, saved.Head(**values), files=FaultyFiles())
     again = bank()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embank.store.index.faiss import FaissCodes
-from embank.store.index.protocol import Index
+from embank.errors import IndexUnavailable
+from embank.store.index.backend import Home
+from embank.store.index.protocol import Codes, Index
 from embank.store.index.rescored import RescoredIndex
 from embank.store.index.saved import Head
 from embank.store.metric import Metric
@@ -23,20 +25,30 @@ class IndexPlace:
     collection: int
     generation: int
     collection_name: str
+    home: Home
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
     """Codes in use, and what is known of them; never changed, only replaced. `kept`: they are on the disk, too."""
 
-    codes: FaissCodes
+    codes: Codes
     head: Head
     kept: bool
 
-    def over(self, rows: Rows) -> Index:
-        """The index over a picture of the vectors."""
+    def over(self, rows: Rows, failed: Callable[[Base, IndexUnavailable], None] | None = None) -> Index:
+        """The index over a picture of the vectors. `failed` is told of codes that can't answer: all is scanned then.
+
+        Without it, a search raises `IndexUnavailable`.
+        """
         method = self.head.method
-        return RescoredIndex(self.codes, rows, depth=method.rescored, exhaustive=method.exhaustive)
+        return RescoredIndex(
+            self.codes,
+            rows,
+            depth=method.rescored,
+            exhaustive=method.exhaustive,
+            failed=None if failed is None else lambda error: failed(self, error),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,8 @@ import numpy as np
 
 from embank.errors import BudgetExceeded
 from embank.memory.governor import Governor
-from embank.store.index import faiss
-from embank.store.index.faiss import FaissCodes
-from embank.store.index.methods import Method
-from embank.store.index.protocol import Float32, Mask, Slots
+from embank.store.index.backend import Home, backend
+from embank.store.index.protocol import Codes, Float32, Mask, Slots, Way
 from embank.store.vectors import Rows
 from embank.system.log import get_logger
 
@@ -31,37 +29,38 @@ class Interrupted(Exception):
     """The building was called off, as by whoever closes the bank."""
 
 
-def training_bytes(method: Method, rows: int) -> int:
+def training_bytes(way: Way, rows: int) -> int:
     """What training on so many vectors takes."""
-    return rows * int(method.dimension * 4 * _TRAINING_FACTOR)
+    return rows * int(way.dimension * 4 * _TRAINING_FACTOR)
 
 
 def trained(
-    method: Method, rows: Rows, *, dead: Mask | None, governor: Governor | None, seed: int = 0
-) -> tuple[FaissCodes, int]:
+    way: Way, rows: Rows, *, home: Home, dead: Mask | None, governor: Governor | None, seed: int = 0
+) -> tuple[Codes, int]:
     """Empty codes, and how many rows they were trained on: as many as the memory granted allows.
 
     Raises `InvalidInput` for fewer rows than the method needs, and `BudgetExceeded` where not even those fit.
     """
     living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
-    method.check_rows(len(living))
-    wanted = min(method.wanted_rows, len(living))
+    way.check_rows(len(living))
+    make = backend(way.kind).make
+    wanted = min(way.wanted_rows, len(living))
     if governor is None:
-        return faiss.train(method, _sample(rows, living, wanted, seed)), wanted
+        return make(way, _sample(rows, living, wanted, seed), home), wanted
     with governor.reserve(
-        f"training {method.factory}",
-        training_bytes(method, wanted),
-        least_bytes=training_bytes(method, method.least_rows),
+        f"training {way.name}",
+        training_bytes(way, wanted),
+        least_bytes=training_bytes(way, way.least_rows),
     ) as granted:
-        count = min(granted.granted_bytes // training_bytes(method, 1), wanted)
-        codes = faiss.train(method, _sample(rows, living, count, seed))
-    if method.kind == "pq" and count < PQ_WARNING_ROWS:
-        _log.warning("%s was trained on %d vectors; fewer than %d cost recall", method.factory, count, PQ_WARNING_ROWS)
+        count = min(granted.granted_bytes // training_bytes(way, 1), wanted)
+        codes = make(way, _sample(rows, living, count, seed), home)
+    if way.kind == "pq" and count < PQ_WARNING_ROWS:
+        _log.warning("%s was trained on %d vectors; fewer than %d cost recall", way.name, count, PQ_WARNING_ROWS)
     return codes, count
 
 
 def fill(
-    codes: FaissCodes, rows: Rows, *, governor: Governor | None, going: Callable[[], bool], below: int | None = None
+    codes: Codes, rows: Rows, *, governor: Governor | None, going: Callable[[], bool], below: int | None = None
 ) -> None:
     """Take in the vectors of `rows` that the codes lack (up to slot `below`).
 
@@ -70,7 +69,7 @@ def fill(
     end = len(rows) if below is None else below
     scratch = np.empty((min(BLOCK_ROWS, end), rows.codec.dimension), np.float32)
     held = codes.method.held_bytes(end) * _GROWTH_FACTOR + scratch.nbytes
-    reservation = None if governor is None else governor.reserve(f"building {codes.method.factory}", held)
+    reservation = None if governor is None else governor.reserve(f"building {codes.method.name}", held)
     try:
         for first, block in rows.blocks(BLOCK_ROWS, first_slot=codes.rows):
             if not going():
@@ -83,12 +82,12 @@ def fill(
             reservation.release()
 
 
-def check_budget(method: Method, rows: int, limit_bytes: int) -> None:
+def check_budget(way: Way, rows: int, limit_bytes: int) -> None:
     """Raise `BudgetExceeded` where the codes of so many rows would take more than `limit_bytes`."""
-    needed = method.held_bytes(rows)
+    needed = way.held_bytes(rows)
     if needed > limit_bytes:
         raise BudgetExceeded(
-            f"the vector index {method.factory}",
+            f"the vector index {way.name}",
             wanted_bytes=needed,
             available_bytes=limit_bytes,
             budget_bytes=limit_bytes,

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
 from embank.errors import InvalidInput, MissingExtra
+from embank.store.index.backend import Backend, Home
 from embank.store.index.methods import Method
 from embank.store.index.protocol import Float32, Mask, Read, Slots, Write
+from embank.store.index.settings import Settings
+from embank.store.metric import Metric
 
 _PIECE_BYTES = 1 << 20
 
@@ -99,6 +102,31 @@ class FaissCodes:
         if self.method.kind == "hnsw":
             return self._faiss.SearchParametersHNSW(efSearch=max(self.method.ef_search, count), **chosen)
         return self._faiss.SearchParametersIVF(nprobe=max(self.method.probes, 1), **chosen)
+
+
+class FaissBackend(Backend[Method]):
+    """See `Backend`. Codes are in the saved file, whole."""
+
+    def require(self, settings: Settings) -> object:  # noqa: ARG002 -- whatever they say
+        return require()
+
+    def way(self, settings: Settings, kind: str, dimension: int, rows: int, metric: Metric) -> Method:
+        return settings.method(kind, dimension, rows, metric=metric)
+
+    def read_way(self, values: dict[str, Any]) -> Method:
+        return Method(**values)
+
+    def make(self, way: Method, sample: Float32, home: Home) -> FaissCodes:  # noqa: ARG002 -- kept in the saved file
+        return train(way, sample)
+
+    def load(self, way: Method, read: Read, home: Home) -> FaissCodes:  # noqa: ARG002 -- likewise
+        return load(way, read)
+
+    def bounded(self, threads: int) -> AbstractContextManager[None]:
+        return bounded_threads(threads)
+
+
+BACKEND = FaissBackend()
 
 
 def train(method: Method, sample: Float32) -> FaissCodes:

@@ -85,6 +85,10 @@ class Method:
         centroids = 4 * self.dimension * (self.lists + (1 << max(self.bits, 4)))
         return int(rows * self.row_bytes) + centroids
 
+    def saving_bytes(self, rows: int) -> int:  # noqa: ARG002 -- however many they are
+        """They are written in pieces of a megabyte."""
+        return 0
+
     @property
     def exhaustive(self) -> bool:
         """Whether a search looks at every vector, so that a filter costs no recall."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from embank.memory.governor import Governor
 from embank.store.collections import Row
 from embank.store.index import faiss
-from embank.store.index.methods import Method
+from embank.store.index.backend import backend
+from embank.store.index.protocol import Way
 from embank.store.index.saved import Head
 from embank.store.index.settings import Settings
 from embank.store.vectors import Rows
@@ -44,21 +45,26 @@ class Policy:
 
     def may_extend(self, head: Head, rows: Rows) -> bool:
         """Whether the codes may be extended to those rows, rather than made anew."""
-        kind, dimension = self.settings.kind, rows.codec.dimension
         if len(rows) > _RETRAIN_FACTOR * head.of_rows:
             return False
-        if kind == "auto":
-            return True
-        return self.settings.method(kind, dimension, head.of_rows, metric=rows.metric) == head.method
+        return self.settings.kind == "auto" or self._named(rows, head.of_rows) == head.method
+
+    def is_other(self, head: Head) -> bool:
+        """Whether the settings name another kind than the codes are of."""
+        return self.settings.kind not in {"auto", "exact", head.method.kind}
 
     def limit_bytes(self) -> int:
         """What the index may hold. Without a governor there is no budget to take a share of: a share is no limit."""
         whole_bytes = 1 << 62 if self._governor is None else self._governor.budget_bytes
         return self.settings.budget.resolve(whole_bytes)
 
-    def named(self, rows: Rows) -> Method | None:
+    def named(self, rows: Rows) -> Way | None:
         """The way that the settings name; `None` where it is to be measured."""
+        return self._named(rows, len(rows))
+
+    def _named(self, rows: Rows, count: int) -> Way | None:
         kind = self.settings.kind
         if kind in {"auto", "exact"}:
             return None
-        return self.settings.method(kind, rows.codec.dimension, len(rows), metric=rows.metric)
+        way: Way = backend(kind).way(self.settings, kind, rows.codec.dimension, count, rows.metric)
+        return way

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -64,15 +64,67 @@ class Index(Protocol):
         ...
 
 
+class Way(Protocol):
+    """One way to keep vectors, with every parameter decided: a frozen dataclass of plain values.
+
+    Equal ways make equal codes. `kind` is the name that settings have for it. `rescored`: candidates whose exact score
+    is computed for a search for 10. `exhaustive`: a search looks at every vector, so that a filter costs no recall.
+    `least_rows`: vectors below which it can't be trained; `wanted_rows`: beyond which training gains nothing.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def rescored(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def exhaustive(self) -> bool: ...
+
+    @property
+    def least_rows(self) -> int: ...
+
+    @property
+    def wanted_rows(self) -> int: ...
+
+    def held_bytes(self, rows: int) -> int:
+        """Anonymous bytes over `rows` vectors, in this process."""
+        ...
+
+    def saving_bytes(self, rows: int) -> int:
+        """What `Codes.save` takes for a while beside them."""
+        ...
+
+    def check_rows(self, rows: int) -> None:
+        """Raise `InvalidInput` where there are too few vectors to train with."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with `kind` among them, from which the backend makes it again."""
+        ...
+
+
 @runtime_checkable
 class Codes(Protocol):
     """Vectors of slots [0, `rows`) in a form made for finding candidates.
 
-    Any number of threads may search while nobody adds; adding is for codes that no search knows of yet.
+    Any number of threads may search while nobody adds; adding is for codes that no search knows of yet. A library or
+    server that fails, or can't be reached, is an `IndexUnavailable` of whatever was called.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def method(self) -> Way:
+        """How they are made."""
+        ...
 
     @property
     def takes_filters(self) -> bool:
@@ -97,6 +149,10 @@ class Codes(Protocol):
         """
         ...
 
+    def error(self, vectors: Float32) -> float | None:
+        """By how much codes of these would be off: squares of that over squares of the vectors; `None`: not known."""
+        ...
+
     def save(self, write: Write) -> None:
-        """Write them out, piece by piece."""
+        """Write them out, piece by piece; or, where they are kept elsewhere, finish that and write how to find them."""
         ...

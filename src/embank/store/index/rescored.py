@@ -6,8 +6,11 @@ looking at the vectors themselves is cheaper or the only way to be right.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from embank.errors import IndexUnavailable
 from embank.store.index.exact import ExactIndex, best_of
 from embank.store.index.protocol import Capabilities, Codes, Float32, Mask, Neighbors, Slots
 from embank.store.metric import scores
@@ -30,14 +33,24 @@ class RescoredIndex:
     """Exact scores for the candidates of `codes`, over all of `rows`: those past the codes are scanned. Thread-safe.
 
     `depth` candidates are rescored, more where more answers are asked for. `exhaustive`: whether the codes look at
-    every vector, so that a filter costs them no recall.
+    every vector, so that a filter costs them no recall. `failed` is told when the codes can't answer; then everything
+    is scanned. Without it `search` raises `IndexUnavailable`.
     """
 
-    def __init__(self, codes: Codes, rows: Rows, *, depth: int, exhaustive: bool = True) -> None:
+    def __init__(
+        self,
+        codes: Codes,
+        rows: Rows,
+        *,
+        depth: int,
+        exhaustive: bool = True,
+        failed: Callable[[IndexUnavailable], None] | None = None,
+    ) -> None:
         self._codes = codes
         self._vectors = rows
         self._depth = depth
         self._exhaustive = exhaustive
+        self._failed = failed
         # Codes may be of a later state than this picture of the rows: what lies past it does not exist here.
         self._covered = min(codes.rows, len(rows))
 
@@ -65,7 +78,13 @@ class RescoredIndex:
         narrow = not self._exhaustive and left < _GRAPH_AND_LIST_SHARE * len(self._vectors)
         if narrow or depth >= self._covered:
             return exact.search(query, k, allowed=allowed)
-        found = self._candidates(query, depth, allowed)
+        try:
+            found = self._candidates(query, depth, allowed)
+        except IndexUnavailable as error:
+            if self._failed is None:
+                raise
+            self._failed(error)
+            return exact.search(query, k, allowed=allowed)
         inside = self._covered if allowed is None else int(np.count_nonzero(allowed[: self._covered]))
         if len(found) < min(k, inside):  # a graph that a filter tore apart, lists that held too few
             return exact.search(query, k, allowed=allowed)

@@ -2,7 +2,8 @@
 
     magic (8) | length of the head (4) | head: JSON | CRC-32 of all before (4) | codes | CRC-32 of the codes (4)
 
-It is a derived view: what can't be read is thrown away and built again from the vectors.
+It is a derived view: what can't be read is thrown away and built again from the vectors. Where the codes themselves are
+kept elsewhere, in a directory beside the file or on a server, what stands for them here is how to find them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from embank.store.index import faiss
-from embank.store.index.faiss import FaissCodes
-from embank.store.index.methods import Method
+from embank.errors import InvalidInput
+from embank.store.index.backend import Home, backend
+from embank.store.index.protocol import Codes, Way
 from embank.store.vectors import Rows
 from embank.system.files import Files
 
@@ -45,12 +46,12 @@ class Head:
     trained_rows: int
     of_rows: int
     witness: int
-    method: Method
+    method: Way
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return {**asdict(self), "method": self.method.as_dict()}
 
 
 def witness(rows: Rows, count: int) -> int:
@@ -61,7 +62,7 @@ def witness(rows: Rows, count: int) -> int:
     return zlib.crc32(rows.pick(slots).data)
 
 
-def save(path: Path, codes: FaissCodes, head: Head, *, files: Files) -> int:
+def save(path: Path, codes: Codes, head: Head, *, files: Files) -> int:
     """Write the file, durably, whole or not at all; its size in bytes. Raises `OSError`."""
     front = json.dumps(head.as_dict()).encode()
     front = _MAGIC + _LENGTH.pack(len(front)) + front
@@ -88,8 +89,11 @@ def head(path: Path) -> Head | None:
         return None
 
 
-def load(path: Path) -> tuple[FaissCodes, Head]:
-    """The codes; every byte is checked. Raises `ValueError` for a damaged file, and `OSError`."""
+def load(path: Path, home: Home) -> tuple[Codes, Head]:
+    """The codes; every byte is checked.
+
+    Raises `ValueError` for a damaged file, `OSError`, `IndexUnavailable` and `MissingExtra`.
+    """
     with path.open("rb") as file:
         told = _head(file)
         left = os.fstat(file.fileno()).st_size - file.tell() - _LENGTH.size
@@ -101,7 +105,7 @@ def load(path: Path) -> tuple[FaissCodes, Head]:
             left, checksum = left - len(data), zlib.crc32(data, checksum)
             return data
 
-        codes = faiss.load(told.method, read)
+        codes = backend(told.method.kind).load(told.method, read, home)
         if left or file.read(_LENGTH.size) != _LENGTH.pack(checksum):
             raise ValueError("the checksum over the codes differs")
         if codes.rows != told.rows:
@@ -139,6 +143,7 @@ def _head(file: BinaryIO) -> Head:
         raise ValueError("the checksum over its head differs")
     values = json.loads(body)
     try:
-        return Head(**{**values, "method": Method(**values["method"])})
-    except (TypeError, KeyError) as error:  # of another version
+        way = backend(values["method"]["kind"]).read_way(values["method"])
+        return Head(**{**values, "method": way})
+    except (TypeError, KeyError, InvalidInput) as error:  # of another version, or of a kind that is not installed
         raise ValueError(f"its head can't be understood: {error}") from error

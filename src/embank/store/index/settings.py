@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from embank.config import Section, Size
-from embank.store.index.methods import Kind, Method, method
+from embank.registry import INDEXES
+from embank.store.index.methods import Method, method
 from embank.store.metric import Metric
 
 
 class Settings(Section):
     """Which index a collection gets, and how much it may hold. What is not set is chosen by measuring, or by size."""
 
-    kind: Literal["auto", "exact"] | Kind = Field(
+    kind: str = Field(
         default="auto", description="auto: measured and chosen; exact: the vectors are scanned; or one kind by name"
     )
     recall_target: float = Field(
@@ -36,12 +35,23 @@ class Settings(Section):
     bits: int | None = Field(default=None, ge=4, le=12, description="pq: bits of each sub-quantiser (nbits)")
     lists: int | None = Field(default=None, ge=1, description="ivf: inverted lists (nlist)")
     probes: int | None = Field(default=None, ge=1, description="ivf: lists that a search looks into (nprobe)")
-    links: int | None = Field(default=None, ge=2, description="hnsw: links of each vector (M)")
-    ef_search: int | None = Field(default=None, ge=1, description="hnsw: breadth of a search")
+    links: int | None = Field(default=None, ge=2, description="hnsw, chroma, lancedb: links of each vector (M)")
+    ef_search: int | None = Field(default=None, ge=1, description="hnsw, chroma, lancedb: breadth of a search")
+    chroma_url: str | None = Field(
+        default=None, pattern="^https?://", description="chroma: a server's address; without it files beside the bank's"
+    )
+    chroma_timeout_s: float = Field(default=10.0, gt=0, description="chroma: how long an answer may take")
     probe_questions: int = Field(
         default=128, ge=0, description="about new rows, asked of an index when it is extended, to see drift; 0: none"
     )
     threads: int = Field(default=1, ge=1, description="threads that build an index")
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in {"auto", "exact"} and kind not in INDEXES:
+            raise ValueError(f"there are auto, exact, {', '.join(INDEXES)}")
+        return kind
 
     def method(self, kind: str, dimension: int, rows: int, *, metric: Metric = "cosine") -> Method:
         """The way of that kind for `rows` vectors compared by `metric`, with the parameters set here."""
@@ -49,6 +59,7 @@ class Settings(Section):
             kind,
             dimension,
             rows,
+            metric=metric,
             parts=self.parts,
             bits=self.bits,
             lists=self.lists,
@@ -56,5 +67,4 @@ class Settings(Section):
             links=self.links,
             ef_search=self.ef_search,
             rescored=self.rescored,
-            metric=metric,
         )

@@ -3,7 +3,7 @@
 A search takes the codes that are there as they are; what was added since is scanned. The writing process builds them
 in a thread of its own, extends them once too many vectors are scanned, and trains them anew once there are several
 times as many as at the last training. A reading process takes what the writer saved. Codes that are missing or
-damaged cost speed, never answers.
+damaged cost speed, never answers; so do those that a library or server keeps and can't give.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from embank.errors import EmbankError, InvalidInput, MemoryBudgetError, StoreError
-from embank.events.kinds import IndexDrifted, ViewCaughtUp
+from embank.errors import EmbankError, IndexUnavailable, InvalidInput, MemoryBudgetError, MissingExtra
+from embank.events.kinds import IndexDrifted, IndexFailed, ViewCaughtUp
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.store import generations
 from embank.store.collections import Row
-from embank.store.index import building, faiss, saved
+from embank.store.index import building, saved
+from embank.store.index.backend import backend
 from embank.store.index.base import Base, IndexPlace, IndexStatus
 from embank.store.index.drift import Drift
 from embank.store.index.evaluation import Comparison, Evaluator
-from embank.store.index.faiss import FaissCodes
-from embank.store.index.methods import Method
+from embank.store.index.kept import Kept
+from embank.store.index.making import Made, Maker
 from embank.store.index.planner import LEAST_ROWS, Plan
 from embank.store.index.plans import Ask, Plans
 from embank.store.index.policy import Policy
@@ -87,7 +88,8 @@ class VectorView:
             governor=governor,
         )
         self._read_only = read_only
-        self._files = files
+        self._kept = Kept(place, files, governor)
+        self._maker = Maker(place, self._kept, self._policy, self.plans, governor=governor)
         self._clock = clock
         self._stream = stream
         self._governor = governor
@@ -139,7 +141,7 @@ class VectorView:
             base = self._load(row, rows) or base
         if self._is_due(row, base):
             self._thread.wake()
-        return None if base is None else base.over(rows)
+        return None if base is None else base.over(rows, self._failed)
 
     def status(self, row: Row) -> IndexStatus:
         """What is in use and why, without loading anything."""
@@ -148,7 +150,7 @@ class VectorView:
         if head is None:
             reason = reason or self._policy.why_exact(row)
             try:
-                head = saved.head(self._place.path)
+                head = self._kept.head()
             except (OSError, ValueError) as error:
                 reason = f"the saved index can't be read: {error}"
         return IndexStatus.of(
@@ -203,7 +205,8 @@ class VectorView:
     def refresh(self) -> None:
         """Bring the index up to date now, if it is due.
 
-        Raises `BudgetExceeded`, `InvalidInput` for too few vectors, `MissingExtra`, and `Interrupted` when closed.
+        Raises `BudgetExceeded`, `InvalidInput` for too few vectors, `IndexUnavailable`, `MissingExtra`, and
+        `Interrupted` when closed.
         """
         with self._building:
             with self._readers.read() as connection:
@@ -238,36 +241,40 @@ class VectorView:
         return None
 
     def _bring_up_to_date(self, row: Row, rows: Rows, dead: Mask | None, base: Base | None) -> None:
-        with faiss.bounded_threads(self._policy.settings.threads):
-            copied = self._copy(base, rows)
-            covered = 0 if copied is None else copied[0].rows
-            made = self._put_in_use(row, rows, lambda: copied or self._trained(row, rows, dead))
-            reason = self._drift.watch(made, rows, dead, first_slot=covered, going=self._is_going)
-            if copied is None or reason is None:
-                return
-            name, method = self._place.collection_name, made.head.method.name
-            _log.info("the vector index of %r is made anew: %s", name, reason)
-            self._stream.publish(IndexDrifted(collection=name, method=method, rows=len(rows), reason=reason))
-            made = self._put_in_use(row, rows, lambda: self._trained(row, rows, dead, replan=True))
-            self._drift.watch(made, rows, dead, first_slot=0, going=self._is_going)
+        copied = self._maker.copied(base, rows)
+        covered = 0 if copied is None else copied.codes.rows
+        made = self._put_in_use(row, rows, lambda: copied or self._maker.trained(row, rows, dead, going=self._is_going))
+        reason = self._drift.watch(made, rows, dead, first_slot=covered, going=self._is_going)
+        if copied is None or reason is None:
+            return
+        name, method = self._place.collection_name, made.head.method.name
+        _log.info("the vector index of %r is made anew: %s", name, reason)
+        self._stream.publish(IndexDrifted(collection=name, method=method, rows=len(rows), reason=reason))
+        anew = self._put_in_use(
+            row, rows, lambda: self._maker.trained(row, rows, dead, going=self._is_going, replan=True)
+        )
+        self._drift.watch(anew, rows, dead, first_slot=0, going=self._is_going)
 
-    def _put_in_use(self, row: Row, rows: Rows, make: Callable[[], tuple[FaissCodes, int, int]]) -> Base:
+    def _put_in_use(self, row: Row, rows: Rows, make: Callable[[], Made]) -> Base:
         started = self._clock.monotonic()
-        codes, trained, of_rows = make()
+        made = make()
+        codes = made.codes
         added = len(rows) - codes.rows
-        building.fill(codes, rows, governor=self._governor, going=self._is_going)
+        with backend(codes.method.kind).bounded(self._policy.settings.threads):
+            building.fill(codes, rows, governor=self._governor, going=self._is_going)
         head = Head(
             name=self._place.name,
             sequence=row.sequence,
             rows=codes.rows,
-            trained_rows=trained,
-            of_rows=of_rows,
+            trained_rows=made.trained_rows,
+            of_rows=made.of_rows,
             witness=saved.witness(rows, codes.rows),
             method=codes.method,
             seconds=self._clock.monotonic() - started,
         )
         with self._loading:
-            base = self._base = Base(codes, head, kept=self._keep(codes, head))
+            base = self._base = Base(codes, head, kept=self._kept.keep(codes, head))
+            self._looked_at = self._kept.signature()
         self._stream.publish(
             ViewCaughtUp(
                 collection=self._place.collection_name,
@@ -279,43 +286,6 @@ class VectorView:
         )
         return base
 
-    def _copy(self, base: Base | None, rows: Rows) -> tuple[FaissCodes, int, int] | None:
-        """Codes to be extended: those in use are being searched; `None` where they must be made anew."""
-        if base is None or not base.kept or not self._policy.may_extend(base.head, rows):
-            return None
-        building.check_budget(base.head.method, len(rows), self._policy.limit_bytes())
-        try:
-            return saved.load(self._place.path)[0], base.head.trained_rows, base.head.of_rows
-        except (OSError, ValueError) as error:
-            _log.warning("the saved vector index of %r is gone (%s): rebuilding", self._place.collection_name, error)
-            return None
-
-    def _trained(self, row: Row, rows: Rows, dead: Mask | None, *, replan: bool = False) -> tuple[FaissCodes, int, int]:
-        method = self._method(row, rows, dead, replan=replan)
-        building.check_budget(method, len(rows), self._policy.limit_bytes())
-        return *building.trained(method, rows, dead=dead, governor=self._governor), len(rows)
-
-    def _keep(self, codes: FaissCodes, head: Head) -> bool:
-        try:
-            self._files.make_directory(self._place.path.parent)
-            saved.save(self._place.path, codes, head, files=self._files)
-            self._looked_at = self._signature()
-        except OSError as error:  # it works all the same, but can't be dropped, and must be built after a restart
-            _log.warning("the vector index of %r is not saved: %s", self._place.collection_name, error)
-            return False
-        return True
-
-    def _method(self, row: Row, rows: Rows, dead: Mask | None, *, replan: bool) -> Method:
-        named = self._policy.named(rows)
-        if named is not None:
-            return named
-        limit_bytes = self._policy.limit_bytes()
-        plan = None if replan else self.plans.current(len(rows), limit_bytes)
-        plan = plan or self.plans.make(row, rows, dead, limit_bytes=limit_bytes, going=self._is_going)
-        if plan.chosen is None:
-            raise StoreError(plan.reason)
-        return plan.chosen
-
     def _is_going(self) -> bool:
         return not self._closed
 
@@ -324,7 +294,7 @@ class VectorView:
             return False
         if base is None:
             return not self._dropped_bytes and self._policy.is_behind(row, 0)
-        return self._policy.is_behind(row, base.codes.rows)
+        return self._policy.is_behind(row, base.codes.rows) or self._policy.is_other(base.head)
 
     # --- loading ---
 
@@ -339,26 +309,35 @@ class VectorView:
             if now_s < self._load_after_s or not self._has_room():
                 return None
             self._load_after_s = now_s + (_RELOAD_S if self._dropped_bytes else 0.0)
-            signature = self._signature()
+            signature = self._kept.signature()
             if signature is None or signature == self._looked_at:
                 if signature is None:
                     self._dropped_bytes = 0
                 return None
             self._looked_at = signature
-            self._base = self._read(row, rows)
+            self._base = self._read(row, rows, wanted=wait)
             self._dropped_bytes = 0
             return self._base
         finally:
             self._loading.release()
 
-    def _read(self, row: Row, rows: Rows) -> Base | None:
-        """The saved codes, where they are whole and of these vectors."""
+    def _read(self, row: Row, rows: Rows, *, wanted: bool) -> Base | None:
+        """The saved codes, where they are whole and of these vectors. Raises `IndexUnavailable` if `wanted`."""
+        told: Head | None = None
         try:
-            told = saved.head(self._place.path)
-            if told is None or not faiss.available() or not self._is_of(told, row, rows):
+            told = self._kept.head()
+            if told is None or not self._is_of(told, row, rows):
                 return None
             with self._reserved(told):
-                codes, told = saved.load(self._place.path)
+                codes, told = self._kept.load()
+        except IndexUnavailable as error:
+            self._tell("vector index" if told is None else told.method.name, error)
+            if wanted:
+                raise
+            return None
+        except MissingExtra as error:
+            self._reason = str(error)
+            return None
         except (OSError, ValueError) as error:
             _log.warning("the vector index of %r can't be used (%s)", self._place.collection_name, error)
             return None
@@ -367,7 +346,22 @@ class VectorView:
             self._reason, self._looked_at = str(error), None
             self._load_after_s = self._build_after_s = self._clock.monotonic() + _RETRY_S
             return None
+        self._reason = None
         return Base(codes, told, kept=True)
+
+    def _failed(self, base: Base, error: IndexUnavailable) -> None:
+        """Codes in use could not answer: they are let go, so that the next searches scan without trying them first."""
+        with self._loading:
+            if self._base is base:
+                self._base = None
+                self._tell(base.codes.name, error)
+
+    def _tell(self, name: str, error: IndexUnavailable) -> None:
+        """Say that the index is not there, and leave it in peace for a while. To be called while loading."""
+        _log.warning("the vectors of %r are scanned: %s", self._place.collection_name, error)
+        self._reason, self._looked_at = str(error), None
+        self._load_after_s = self._build_after_s = self._clock.monotonic() + _RETRY_S
+        self._stream.publish(IndexFailed(self._place.collection_name, name, str(error)))
 
     def _is_of(self, told: Head, row: Row, rows: Rows) -> bool:
         """Whether what is saved is of these vectors."""
@@ -388,10 +382,3 @@ class VectorView:
         if not self._dropped_bytes or self._governor is None:
             return True
         return self._governor.available_bytes() >= _RELOAD_ROOM * self._dropped_bytes
-
-    def _signature(self) -> tuple[int, int] | None:
-        try:
-            found = self._place.path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_mtime_ns
