@@ -56,15 +56,14 @@ def test_small_additions_are_few_commits(tmp_path: Path) -> None:
 
 
 def test_its_caches_hold_no_more_than_the_index_may(tmp_path: Path) -> None:
-    vectors = clustered(4_000, seed=171)
+    vectors = clustered(2_500, seed=171)
     used = []
     for limit_bytes in (1 << 30, 100_000):
         codes = _filled(tmp_path / str(limit_bytes), vectors, limit_bytes=limit_bytes)
         codes.save(lambda _: None)
-        for query in questions(vectors, 5, seed=172):
-            assert len(codes.candidates(query, 200)) == 200
+        assert len(codes.candidates(vectors[0], 200)) == 200
         used.append(codes.used_bytes())
-    assert used[0] > used[1] + 500_000
+    assert used[0] > used[1] + 300_000
 
 
 def test_what_it_is_said_to_hold_is_what_its_caches_hold(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ vectors are committed by the megabyte, however they come in. The index is made, 
 
 Memory: LanceDB's caches hold gigabytes unless told otherwise; here each table in use has a session of its own, bounded
 by what the index may hold. Making the index takes some three times the vectors as float32 for a while
-(`LanceWay.saving_bytes`).
+(`LanceWay.saving_bytes`). Beside that the library itself keeps some 150 MB once it has made an index, which nothing
+gives back and no session counts: the governor sees it as memory that nobody manages.
 """
 
 from __future__ import annotations
