@@ -23,6 +23,7 @@ from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.memory.priority import bulk_work
 from embank.store.index.base import Base, Probe, Watched
+from embank.store.index.building import Interrupted
 from embank.store.index.nearest import nearest, working_bytes
 from embank.store.index.planner import lower_bound, mixtures
 from embank.store.index.protocol import Float32, Mask, Slots
@@ -90,18 +91,23 @@ class Drift:
             return None
 
     def watch(
-        self, base: Base, rows: Rows, dead: Mask | None, *, first_slot: int, check: Callable[[], None]
+        self, base: Base, rows: Rows, dead: Mask | None, *, first_slot: int, going: Callable[[], bool]
     ) -> str | None:
         """Ask `base` about the rows from `first_slot` on, keep what came of it, and say why it is to be made anew.
 
-        `first_slot` is 0 for one that was just trained. Where memory is short it is not asked. Raises what `check`
-        does, and `OSError`.
+        `first_slot` is 0 for one that was just trained. Where memory is short it is not asked. Raises `Interrupted`
+        once `going` says no.
         """
         alive = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
         recent = alive[alive >= first_slot]
         count = min(self._settings.probe_questions, len(recent))
         if not count or len(recent) < _LEAST_RECENT:
             return None
+
+        def check() -> None:
+            if not going():
+                raise Interrupted
+
         try:
             probe = self._probed(base, rows, alive, recent, questions=count, check=check)
         except MemoryBudgetError as error:
@@ -110,7 +116,10 @@ class Drift:
         watched = self.kept()
         same = watched is not None and (watched.fresh.method, watched.fresh.of_rows) == (probe.method, probe.of_rows)
         fresh = watched.fresh if watched is not None and same and first_slot else probe
-        self._files.replace(self._path, json.dumps(Watched(fresh, probe).as_dict(), indent=1).encode())
+        try:
+            self._files.replace(self._path, json.dumps(Watched(fresh, probe).as_dict(), indent=1).encode())
+        except OSError as error:  # the index is as good without
+            _log.warning("what a probe of %r found is not kept: %s", self._collection, error)
         reason = why_drifted(fresh, probe, target=self._settings.recall_target)
         self._stream.publish(
             IndexProbed(

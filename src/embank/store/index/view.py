@@ -242,21 +242,14 @@ class VectorView:
             copied = self._copy(base, rows)
             covered = 0 if copied is None else copied[0].rows
             made = self._put_in_use(row, rows, lambda: copied or self._trained(row, rows, dead))
-            reason = self._why_drifted(made, rows, dead, first_slot=covered)
+            reason = self._drift.watch(made, rows, dead, first_slot=covered, going=self._is_going)
             if copied is None or reason is None:
                 return
             name, method = self._place.collection_name, made.head.method.name
             _log.info("the vector index of %r is made anew: %s", name, reason)
             self._stream.publish(IndexDrifted(collection=name, method=method, rows=len(rows), reason=reason))
             made = self._put_in_use(row, rows, lambda: self._trained(row, rows, dead, replan=True))
-            self._why_drifted(made, rows, dead, first_slot=0)
-
-    def _why_drifted(self, base: Base, rows: Rows, dead: Mask | None, *, first_slot: int) -> str | None:
-        try:
-            return self._drift.watch(base, rows, dead, first_slot=first_slot, check=self._check)
-        except OSError as error:  # the index is as good without
-            _log.warning("what a probe of %r found is not kept: %s", self._place.collection_name, error)
-            return None
+            self._drift.watch(made, rows, dead, first_slot=0, going=self._is_going)
 
     def _put_in_use(self, row: Row, rows: Rows, make: Callable[[], tuple[FaissCodes, int, int]]) -> Base:
         started = self._clock.monotonic()
@@ -325,10 +318,6 @@ class VectorView:
 
     def _is_going(self) -> bool:
         return not self._closed
-
-    def _check(self) -> None:
-        if self._closed:
-            raise building.Interrupted
 
     def _is_due(self, row: Row, base: Base | None) -> bool:
         if self._read_only or self._policy.why_exact(row) is not None or self._clock.monotonic() < self._build_after_s:
