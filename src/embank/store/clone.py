@@ -130,6 +130,18 @@ class Clone:
                 if view.lag_rows(row) >= lag_rows:
                     view.picture(row, connection)
 
+    def refresh_index(self) -> None:
+        """Bring its vector index up to date where it is due, as the one in use was planned.
+
+        Raises what `VectorView.refresh` does.
+        """
+        with self._database.reading() as connection:
+            row, at = self._states(connection)
+        if at.row.slots:
+            index = self._copy.vector_view(at.row)
+            index.plans.take(self._source.vector_view(row).plans)
+            index.refresh()
+
     def close_view(self) -> None:
         """Give the heap back that its lexical view was written with; waits for merges under way."""
         view = self._copy.open_view()

@@ -22,6 +22,7 @@ from embank.store.clone import Clone
 from embank.store.collections import Row
 from embank.store.generation import OpenGenerations
 from embank.store.generations import Filling
+from embank.store.index.building import Interrupted
 from embank.store.protocol import CollectionInfo, Space
 from embank.store.reports import CompactReport
 from embank.store.settings import Settings
@@ -175,9 +176,10 @@ class Compactor:
     def _copy(self, clone: Clone, report: CompactReport, rows: int, started: float) -> None:
         """Copy in rounds, each with less to do than the last.
 
-        Where writers keep bringing in more than that, it ends with something left: for that they have to wait.
+        Where writers keep bringing in more than that, it ends with something left: for that they have to wait. Once
+        little is left, the vector index is made, so that no search behind the swap has to scan everything.
         """
-        patience, ahead = _PATIENCE_ROUNDS, 0
+        patience, ahead, indexed = _PATIENCE_ROUNDS, 0, False
         while patience:
             target = clone.slots()
             while clone.done_slots < target:
@@ -186,8 +188,12 @@ class Compactor:
                 clone.catch_up(lag_rows=self._shared.settings.lexical_rows)
                 self._progress(report, self._shared.clock.monotonic() - started)
             left = clone.slots() - clone.done_slots
-            if left <= rows:
+            if left <= rows and indexed:
                 break
+            if left <= rows:  # and what comes meanwhile is copied in another round
+                self._index(clone)
+                indexed = True
+                continue
             if ahead and left > ahead // 2:
                 patience -= 1
             ahead = left
@@ -196,6 +202,16 @@ class Compactor:
         with bulk_work(), self._reserved(report):
             clone.verify()
         clone.count()
+
+    def _index(self, clone: Clone) -> None:
+        """Make the vector index, where the settings want one."""
+        try:
+            with bulk_work():
+                clone.refresh_index()
+        except Interrupted as error:
+            raise StoreError(f"{self._name!r} was closed while it was compacted") from error
+        except (EmbankError, OSError) as error:  # it can do without, as before: it is made when it is searched
+            _log.warning("the vectors of %r are scanned after its compaction: %s", self._name, error)
 
     def _replace(self, clone: Clone, report: CompactReport) -> None:
         """Copy what is left, compare it, and swap, while writers wait. Memory is there before they do."""

@@ -63,6 +63,12 @@ class Plans:
             _log.warning("the plan %s can't be read (%s): it is made anew", self._path, error)
             return None
 
+    def take(self, other: Plans) -> None:
+        """Keep the plan of `other`, which is over the same vectors, where there is none here. Raises `OSError`."""
+        plan = other.kept()
+        if plan is not None and not self._path.exists():
+            self._keep(plan)
+
     def current(self, rows: int, limit_bytes: int) -> Plan | None:
         """The kept plan, where it still holds."""
         plan = self.kept()
@@ -92,9 +98,12 @@ class Plans:
         planner = Planner(self._settings, limit_bytes=limit_bytes, going=going, governor=self._governor)
         plan = planner.plan(rows, dead, self.questions(row, rows, living))
         if keep:
-            self._files.make_directory(self._path.parent)
-            self._files.replace(self._path, json.dumps(plan.as_dict(), indent=1).encode())
+            self._keep(plan)
         return plan
+
+    def _keep(self, plan: Plan) -> None:
+        self._files.make_directory(self._path.parent)
+        self._files.replace(self._path, json.dumps(plan.as_dict(), indent=1).encode())
 
     def questions(self, row: Row, rows: Rows, living: Slots) -> Questions:
         """Short questions of the collection's own words, as people ask; held-out passages would flatter."""

@@ -76,7 +76,7 @@ class VectorView:
         self._state = state
         self._policy = Policy(settings, governor)
         path = place.path.with_name("plan.json")
-        self._plans = Plans(path, readers, settings=settings, files=files, ask=ask, governor=governor)
+        self.plans = Plans(path, readers, settings=settings, files=files, ask=ask, governor=governor)
         self._drift = Drift(
             place.path.with_name("probes.json"),
             collection=place.collection_name,
@@ -168,7 +168,7 @@ class VectorView:
         Raises `MissingExtra`, and `InvalidInput` where there are too few vectors to try anything.
         """
         if not anew:
-            return self._plans.kept()
+            return self.plans.kept()
         with self._readers.read() as connection:
             rows, dead = self._state(connection, row)
         if rows is None or len(rows) < LEAST_ROWS:
@@ -177,7 +177,7 @@ class VectorView:
             )
         with self._building:
             limit_bytes, keep = self._policy.limit_bytes(), not self._read_only
-            return self._plans.make(row, rows, dead, limit_bytes=limit_bytes, going=self._is_going, keep=keep)
+            return self.plans.make(row, rows, dead, limit_bytes=limit_bytes, going=self._is_going, keep=keep)
 
     def compare(self, row: Row, *, count: int, seed: int = 0) -> Comparison:
         """Every kind of index side by side, on `count` of the vectors; nothing is kept of it.
@@ -191,7 +191,7 @@ class VectorView:
         living = np.arange(len(rows)) if dead is None else np.flatnonzero(~dead[: len(rows)])
         with self._building:
             evaluator = Evaluator(self._policy.settings, going=self._is_going, governor=self._governor, seed=seed)
-            return evaluator.compare(rows, dead, self._plans.questions(row, rows, living), count=count)
+            return evaluator.compare(rows, dead, self.plans.questions(row, rows, living), count=count)
 
     # --- building ---
 
@@ -310,8 +310,8 @@ class VectorView:
         if named is not None:
             return named
         limit_bytes = self._policy.limit_bytes()
-        plan = None if replan else self._plans.current(len(rows), limit_bytes)
-        plan = plan or self._plans.make(row, rows, dead, limit_bytes=limit_bytes, going=self._is_going)
+        plan = None if replan else self.plans.current(len(rows), limit_bytes)
+        plan = plan or self.plans.make(row, rows, dead, limit_bytes=limit_bytes, going=self._is_going)
         if plan.chosen is None:
             raise StoreError(plan.reason)
         return plan.chosen
