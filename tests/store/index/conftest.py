@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embank.testing.backends import Opener, add, found, space
+from embank.testing.backends import SPACE, Opener, add, found
 from embank.testing.indexes import Float32, clustered
 
 __all__ = ["ROWS", "SPACE", "Opener", "add", "exact", "found"]
 
-SPACE = space()
 ROWS = 5_000
 
 

@@ -19,6 +19,7 @@ from embank.store.index import faiss
 from embank.store.index.backend import Backend, Home
 from embank.store.index.protocol import Float32, Mask, Read, Slots, Write
 from embank.store.index.settings import Settings
+from embank.store.metric import Metric
 from embank.testing.backends import BackendContract
 from embank.testing.indexes import clustered
 
@@ -118,6 +119,9 @@ class _Signs:
         best: Slots = np.argsort(-agreeing)[: min(count, int(np.isfinite(agreeing).sum()))]
         return best
 
+    def error(self, vectors: Float32) -> float | None:
+        return None
+
     def save(self, write: Write) -> None:
         self._home.folder.mkdir(parents=True, exist_ok=True)
         np.save(self._home.folder / "signs.npy", self._signs)
@@ -128,7 +132,7 @@ class _SignsBackend(Backend[_Way]):
     def require(self, settings: Settings) -> None:
         pass
 
-    def way(self, settings: Settings, kind: str, dimension: int, rows: int) -> _Way:
+    def way(self, settings: Settings, kind: str, dimension: int, rows: int, metric: Metric) -> _Way:
         return _Way(dimension)
 
     def read_way(self, values: dict[str, Any]) -> _Way:

@@ -121,7 +121,7 @@ class TestFilesCodes(CodesContract):
         def build(vectors: Float32) -> ChromaCodes:
             settings = Settings(kind="chroma")
             home = Home(tmp_path / str(next(number)), "t", settings)
-            codes = BACKEND.make(BACKEND.way(settings, "chroma", DIMENSION, len(vectors)), vectors, home)
+            codes = BACKEND.make(BACKEND.way(settings, "chroma", DIMENSION, len(vectors), "cosine"), vectors, home)
             codes.add(vectors)
             return codes
 

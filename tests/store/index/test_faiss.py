@@ -143,6 +143,9 @@ class _Unfiltered:
     def add(self, vectors: Float32) -> None:
         self._codes.add(vectors)
 
+    def error(self, vectors: Float32) -> float | None:
+        return self._codes.error(vectors)
+
     def candidates(self, query: Float32, count: int, *, allowed: Mask | None = None) -> Slots:
         assert allowed is None
         return self._codes.candidates(query, count)

@@ -37,7 +37,7 @@ class TestLanceCodes(CodesContract):
 def _filled(folder: Path, vectors: Float32, *, limit_bytes: int = 1 << 30) -> LanceCodes:
     settings = Settings(kind="lancedb")
     home = Home(folder, "t", settings, limit_bytes=limit_bytes)
-    codes = BACKEND.make(BACKEND.way(settings, "lancedb", DIMENSION, len(vectors)), vectors, home)
+    codes = BACKEND.make(BACKEND.way(settings, "lancedb", DIMENSION, len(vectors), "cosine"), vectors, home)
     codes.add(vectors)
     return codes
 
