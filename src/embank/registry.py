@@ -83,6 +83,7 @@ SECTIONS = Table(
         "worker": "embank.embed.worker.settings:Settings",
         "store": "embank.store.settings:Settings",
         "index": "embank.store.index.settings:Settings",
+        "hot": "embank.store.hot.settings:Settings",
         "search": "embank.search.settings:Settings",
     },
 )

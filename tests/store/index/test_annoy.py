@@ -129,7 +129,7 @@ def test_a_damaged_file_is_never_handed_to_the_library(tmp_path: Path, damage: s
     path = next(tmp_path.iterdir())
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
-    damaged = {
+    damaged: dict[str, bytes | bytearray] = {
         "a flipped bit": bytes(content),
         "shorter": content[:-204],
         "longer": content + content[:204],
@@ -140,7 +140,7 @@ def test_a_damaged_file_is_never_handed_to_the_library(tmp_path: Path, damage: s
         path.unlink()
     else:
         path.write_bytes(damaged[damage])
-    with pytest.raises(ValueError, match="checksum|missing"):
+    with pytest.raises(ValueError, match=r"checksum|missing"):
         _loaded(tmp_path, record)
 
 

@@ -55,7 +55,7 @@ def require() -> Any:
 class Forest:
     """How a forest is made and searched.
 
-    `search_k`: nodes that a search looks at where `rescored` candidates are wanted, and as many more as more are wanted;
+    `search_k`: nodes that a search looks at where `rescored` candidates are wanted, more where more are;
     0 leaves it to Annoy, which takes trees × candidates.
     """
 
@@ -217,6 +217,11 @@ def load(forest: Forest, read: Read, folder: Path) -> AnnoyCodes:
         file = ForestFile(**json.loads(read(_MOST_RECORD_BYTES)))
     except TypeError as error:  # of another version
         raise ValueError(f"it names no forest: {error}") from error
+    return open_file(forest, folder, file)
+
+
+def open_file(forest: Forest, folder: Path, file: ForestFile) -> AnnoyCodes:
+    """The same for a file that is known."""
     return AnnoyCodes(forest, _mapped(forest, file.check(folder), file.rows), folder, file=file)
 
 

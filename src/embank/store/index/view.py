@@ -128,6 +128,10 @@ class VectorView:
             self._thread.wake()
         return None if base is None else base.over(rows, self._failed)
 
+    def is_missing(self, row: Row) -> bool:
+        """Whether the vectors are scanned that are to have an index: it is being built, or can't be had now."""
+        return self._base is None and self._policy.why_exact(row) is None
+
     def status(self, row: Row) -> IndexStatus:
         """What is in use and why, without loading anything."""
         base, reason = self._base, self._reason
