@@ -122,6 +122,7 @@ INDEXES = Table(
         "rabitq": "embank.store.index.faiss:BACKEND",
         "ivf": "embank.store.index.faiss:BACKEND",
         "hnsw": "embank.store.index.faiss:BACKEND",
+        "annoy": "embank.store.index.annoy:BACKEND",
     },
     group="embank.indexes",
 )

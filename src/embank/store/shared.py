@@ -14,7 +14,7 @@ from embank.store.database import Database
 from embank.store.hot.accesses import Accesses
 from embank.store.hot.settings import Settings as HotSettings
 from embank.store.index import saved
-from embank.store.index.backend import Home, backend
+from embank.store.index.backend import FOLDER, Home, backend
 from embank.store.index.base import IndexPlace
 from embank.store.index.plans import Ask
 from embank.store.index.settings import Settings as IndexSettings
@@ -141,7 +141,7 @@ class Shared:
         """What an index may keep outside its file. The bank's place is part of the name: a copy must not share it."""
         place = hashlib.blake2b(f"{self.bank}\0{self.database.root.resolve()}".encode(), digest_size=8).hexdigest()
         return Home(
-            folder=self._directory("views", key, generation) / "index",
+            folder=self._directory("views", key, generation) / FOLDER,
             name=f"{place}-{key}-{generation}",
             settings=self.index,
             read_only=self.database.read_only,

@@ -45,8 +45,8 @@ class HotReport:
     """What making the tier anew did, or would do. `outcome`: "rebuilt", "would rebuild" or "nothing to do".
 
     `documents` with their `rows` (passages) come in, `bytes` on the disk (estimated where nothing was done).
-    `too_large` documents were read more than the last of them, and have more passages than there was room for; `gone` ones were
-    counted and are deleted. `coolest` is the last that came in. `copied` rows are done.
+    `too_large` documents were read more than the last of them and have more passages than there was room for; `gone`
+    ones were counted and are deleted. `coolest` is the last that came in. `copied` rows are done.
     """
 
     collection: str

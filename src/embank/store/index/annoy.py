@@ -23,13 +23,16 @@ from typing import Any
 import numpy as np
 
 from embank.errors import InvalidInput, MissingExtra, StorageFull
-from embank.store.index.protocol import Float32, Mask, Read, Slots, Write
+from embank.store.index.backend import Backend, Home
+from embank.store.index.protocol import Codes, Float32, Mask, Read, Slots, Write
+from embank.store.index.settings import Settings
 from embank.system.files import Files
 
 SUFFIX = ".annoy"
 _BLOCK_BYTES = 1 << 20
 _MOST_RECORD_BYTES = 1 << 16
 _SEED = 0
+_RESCORED = 200
 _ROW_BUILD_BYTES = 24
 """Anonymous bytes a vector while a forest is built on the disk: lists of numbers, one level of a tree after another."""
 
@@ -62,7 +65,36 @@ class Forest:
     dimension: int
     trees: int
     search_k: int = 0
-    rescored: int = 200
+    rescored: int = _RESCORED
+
+    @property
+    def kind(self) -> str:
+        return "annoy"
+
+    @property
+    def exhaustive(self) -> bool:
+        return False
+
+    @property
+    def grows(self) -> bool:
+        return False
+
+    @property
+    def least_rows(self) -> int:
+        return 1
+
+    @property
+    def wanted_rows(self) -> int:
+        return 1  # there is nothing to train
+
+    def check_rows(self, rows: int) -> None:
+        """Any number will do, but none at all."""
+        if rows < self.least_rows:
+            raise InvalidInput("a forest is made of one vector at least", least_rows=self.least_rows, rows=rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"kind": self.kind, **asdict(self)}
 
     @property
     def name(self) -> str:
@@ -113,21 +145,29 @@ class AnnoyCodes:
     takes_filters = False
 
     def __init__(
-        self, forest: Forest, index: Any, folder: Path, *, path: Path | None = None, file: ForestFile | None = None
+        self,
+        forest: Forest,
+        index: Any,
+        folder: Path,
+        *,
+        path: Path | None = None,
+        file: ForestFile | None = None,
+        threads: int = 1,
     ) -> None:
         """`path`: where it is being built, `None` in memory. `file`: what it was loaded from."""
-        self.forest = forest
+        self.method = forest
         self.folder = folder
         self.file = file
         self._index = index
         self._rows = 0 if file is None else file.rows
         self._path = path
         self._built = file is not None
+        self._threads = threads
         self._building = threading.Lock()
 
     @property
     def name(self) -> str:
-        return self.forest.name
+        return self.method.name
 
     @property
     def rows(self) -> int:
@@ -135,15 +175,15 @@ class AnnoyCodes:
 
     def used_bytes(self) -> int:
         if self.file is not None:  # its roots
-            return 4 * self.forest.trees
-        return self.forest.held_bytes(self._rows) + (self.forest.file_bytes(self._rows) if self._path is None else 0)
+            return 4 * self.method.trees
+        return self.method.held_bytes(self._rows) + (self.method.file_bytes(self._rows) if self._path is None else 0)
 
     def add(self, vectors: Float32) -> None:
         """Raises `InvalidInput` for a forest that is on the disk already, and `StorageFull`."""
         if self.file is not None:
             raise InvalidInput("a forest of Annoy can't be extended: build another")
         if self._path is not None:
-            _check_room(self._path, self.forest.file_bytes(self._rows + len(vectors)))
+            _check_room(self._path, self.method.file_bytes(self._rows + len(vectors)))
         if self._built:
             self._index.unbuild()
             self._built = False
@@ -152,19 +192,19 @@ class AnnoyCodes:
             self._rows += 1
 
     def candidates(self, query: Float32, count: int, *, allowed: Mask | None = None) -> Slots:  # noqa: ARG002 -- never given
-        self._build(threads=1)
+        self._build()
         if not self._rows:
             return np.empty(0, np.int64)
-        wanted = max(self.forest.search_k * count // self.forest.rescored, self.forest.search_k)
+        wanted = max(self.method.search_k * count // self.method.rescored, self.method.search_k)
         found = self._index.get_nns_by_vector(query.tolist(), min(count, self._rows), search_k=wanted or -1)
         return np.asarray(found, np.int64)
 
-    def keep(self, *, files: Files | None = None, threads: int = 1) -> ForestFile:
+    def keep(self, *, files: Files | None = None) -> ForestFile:
         """Build it and put it into its folder, durably; it is mapped from there on. Raises `OSError`."""
         files = files or Files()
         if self.file is not None:
             return self.file
-        self._build(threads=threads)
+        self._build()
         name = f"{uuid.uuid4().hex}{SUFFIX}"
         temporary = self._path or self.folder / f".{name}.tmp"
         try:
@@ -179,7 +219,7 @@ class AnnoyCodes:
             raise
         files.sync_directory(self.folder)
         file = ForestFile(name, self._rows, size, checksum)
-        self._index = _mapped(self.forest, self.folder / name, self._rows)
+        self._index = _mapped(self.method, self.folder / name, self._rows)
         self._path, self.file = None, file
         return file
 
@@ -187,15 +227,15 @@ class AnnoyCodes:
         """Keep it, and write which file that is."""
         write(json.dumps(self.keep().as_dict()).encode())
 
-    def _build(self, *, threads: int) -> None:
+    def _build(self) -> None:
         with self._building:
             if not self._built:
                 self._index.set_seed(_SEED)
-                self._index.build(self.forest.trees, n_jobs=threads)
+                self._index.build(self.method.trees, n_jobs=self._threads)
                 self._built = True
 
 
-def make(forest: Forest, folder: Path, *, on_disk: bool = True) -> AnnoyCodes:
+def make(forest: Forest, folder: Path, *, on_disk: bool = True, threads: int = 1) -> AnnoyCodes:
     """An empty forest, to be kept in `folder`; with `on_disk` built there, too, else in memory.
 
     Raises `MissingExtra` and `OSError`.
@@ -205,7 +245,7 @@ def make(forest: Forest, folder: Path, *, on_disk: bool = True) -> AnnoyCodes:
     if on_disk:
         path = folder / f".{uuid.uuid4().hex}{SUFFIX}.tmp"
         index.on_disk_build(str(path))
-    return AnnoyCodes(forest, index, folder, path=path)
+    return AnnoyCodes(forest, index, folder, path=path, threads=threads)
 
 
 def load(forest: Forest, read: Read, folder: Path) -> AnnoyCodes:
@@ -213,16 +253,55 @@ def load(forest: Forest, read: Read, folder: Path) -> AnnoyCodes:
 
     Raises `ValueError` where it is damaged, missing or another one, `OSError`, and `MissingExtra`.
     """
-    try:
-        file = ForestFile(**json.loads(read(_MOST_RECORD_BYTES)))
-    except TypeError as error:  # of another version
-        raise ValueError(f"it names no forest: {error}") from error
-    return open_file(forest, folder, file)
+    return open_file(forest, folder, _recorded(read))
 
 
 def open_file(forest: Forest, folder: Path, file: ForestFile) -> AnnoyCodes:
     """The same for a file that is known."""
     return AnnoyCodes(forest, _mapped(forest, file.check(folder), file.rows), folder, file=file)
+
+
+class AnnoyBackend(Backend[Forest]):
+    """See `Backend`. The forest is a file in the home's folder; the saved file names it."""
+
+    def require(self) -> object:
+        return require()
+
+    def way(self, settings: Settings, kind: str, dimension: int, rows: int) -> Forest:  # noqa: ARG002 -- one kind
+        return Forest(dimension, settings.trees, settings.search_k, settings.rescored or _RESCORED)
+
+    def read_way(self, values: dict[str, Any]) -> Forest:
+        return Forest(**{name: value for name, value in values.items() if name != "kind"})
+
+    def make(self, way: Forest, sample: Float32, home: Home) -> AnnoyCodes:  # noqa: ARG002 -- there is nothing to train
+        Files().make_directory(home.folder)
+        return make(way, home.folder, threads=home.settings.threads)
+
+    def load(self, way: Forest, read: Read, home: Home) -> AnnoyCodes:
+        return load(way, read, home.folder)
+
+    def check(self, way: Forest, read: Read, folder: Path) -> None:  # noqa: ARG002 -- its parameters are in the head
+        _recorded(read).check(folder)
+
+    def tidy(self, codes: Codes, home: Home) -> None:
+        if isinstance(codes, AnnoyCodes) and codes.file is not None:
+            for path in home.folder.iterdir():
+                if path.name != codes.file.name:
+                    path.unlink()
+
+    def remove(self, way: Forest, home: Home) -> None:  # noqa: ARG002 -- everything in the folder is the forest's
+        Files().remove_tree(home.folder)
+
+
+BACKEND = AnnoyBackend()
+
+
+def _recorded(read: Read) -> ForestFile:
+    try:
+        values, _ = json.JSONDecoder().raw_decode(read(_MOST_RECORD_BYTES).decode("utf-8", "replace"))
+        return ForestFile(**values)
+    except TypeError as error:  # of another version
+        raise ValueError(f"it names no forest: {error}") from error
 
 
 def _mapped(forest: Forest, path: Path, rows: int) -> Any:

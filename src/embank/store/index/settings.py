@@ -36,6 +36,8 @@ class Settings(Section):
     probes: int | None = Field(default=None, ge=1, description="ivf: lists that a search looks into (nprobe)")
     links: int | None = Field(default=None, ge=2, description="hnsw: links of each vector (M)")
     ef_search: int | None = Field(default=None, ge=1, description="hnsw: breadth of a search")
+    trees: int = Field(default=40, ge=1, le=10_000, description="annoy: trees (n_trees)")
+    search_k: int = Field(default=0, ge=0, description="annoy: nodes that a search looks at; 0: trees × candidates")
     threads: int = Field(default=1, ge=1, description="threads that build an index")
 
     @field_validator("kind")
