@@ -9,6 +9,7 @@ Every access costs a constant number of steps: names of the same count stand tog
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,8 @@ class SpaceSaving:
         self._floor = 0
         self._counts: dict[str, int] = {}
         self._errors: dict[str, int] = {}
-        self._alike: dict[int, dict[str, None]] = {}  # names of each count, in the order in which they came to it
+        # Names of each count, in the order in which they came to it; a plain dict's first one is slow to find.
+        self._alike: dict[int, OrderedDict[str, None]] = {}
         self._lowest = 0
         self._characters = 0
 
@@ -74,7 +76,7 @@ class SpaceSaving:
             return
         self._leave(name, count)
         self._counts[name] = count + 1
-        self._alike.setdefault(count + 1, {})[name] = None
+        self._join(name, count + 1)
         if count == self._lowest and count not in self._alike:
             self._lowest = count + 1
 
@@ -126,12 +128,18 @@ class SpaceSaving:
 
     def _put(self, name: str, count: int, error: int) -> None:
         self._counts[name], self._errors[name] = count, error
-        self._alike.setdefault(count, {})[name] = None
+        self._join(name, count)
         self._characters += len(name)
         if len(self._counts) == 1 or count < self._lowest:
             self._lowest = count
         elif self._lowest not in self._alike:  # the one that was evicted stood there alone
             self._lowest = count if count == self._lowest + 1 else min(self._alike)
+
+    def _join(self, name: str, count: int) -> None:
+        alike = self._alike.get(count)
+        if alike is None:
+            alike = self._alike[count] = OrderedDict()
+        alike[name] = None
 
     def _leave(self, name: str, count: int) -> None:
         alike = self._alike[count]
