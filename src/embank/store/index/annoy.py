@@ -106,6 +106,10 @@ class Forest:
         """Anonymous bytes over `rows` vectors while it is built on the disk; once it is, there are next to none."""
         return rows * _ROW_BUILD_BYTES
 
+    def saving_bytes(self, rows: int) -> int:
+        """What building it takes, which is left to the saving."""
+        return rows * _ROW_BUILD_BYTES
+
     def file_bytes(self, rows: int) -> int:
         """About what the file takes: a node for each vector, and those of the trees."""
         node = 12 + 4 * self.dimension
