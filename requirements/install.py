@@ -19,6 +19,9 @@ from pathlib import Path
 
 PIP = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off"]
 
+FROM_SOURCE = "annoy"
+"""What is published as source alone, and compiled here."""
+
 
 def pinned(path: Path) -> int:
     """How many packages the file pins, those for other platforms included."""
@@ -27,7 +30,7 @@ def pinned(path: Path) -> int:
 
 def install(path: Path, title: str, *, with_dependencies: bool) -> int:
     """Run pip on the file; answer its exit code."""
-    command = [*PIP, "--no-compile", "--only-binary=:all:", "--requirement", str(path)]
+    command = [*PIP, "--no-compile", "--only-binary=:all:", f"--no-binary={FROM_SOURCE}", "--requirement", str(path)]
     if not with_dependencies:
         command.append("--no-deps")
     total, seen = pinned(path), 0

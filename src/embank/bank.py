@@ -23,6 +23,7 @@ from embank.store import metric as metrics
 from embank.store.backup import OnBackupProgress, back_up
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
+from embank.store.hot.reports import HotReport
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
 from embank.store.reports import BackupReport, CompactReport, PurgeReport, VerifyReport
@@ -49,6 +50,7 @@ class LocalCollection:
         self._engine = engine
         self._stored = stored
         self.vector_index = stored.index
+        self.hot = stored.hot
 
     @property
     def name(self) -> str:
@@ -190,6 +192,7 @@ class LocalCollection:
         if missing:
             named = ", ".join(map(repr, missing[:5])) + (" …" if len(missing) > 5 else "")
             raise DocumentNotFound(f"collection {self.name!r} has no document {named}", ids=missing)
+        self.hot.touch(wanted)
         return found
 
     def delete(self, ids: str | Sequence[str] | None = None, *, where: Where | None = None) -> int:
@@ -323,6 +326,10 @@ class Bank:
         """
         with self._engine.creep.track("backup"):
             return back_up(self.path, Path(target), on_progress=on_progress)
+
+    def rebuild_hot(self, *, dry_run: bool = False) -> list[HotReport]:
+        """Make the hot tier of every collection anew; see `Collection.hot`, which does it for one."""
+        return self._engine.rebuild_hot(dry_run=dry_run)
 
     def release(self) -> int:
         """Give back all memory that can be earned again; return the bytes freed, as measured. The bank stays open."""

@@ -17,6 +17,7 @@ from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.search.settings import Mode
 from embank.source.protocol import Source
 from embank.store.compact import OnCompactProgress
+from embank.store.hot.hot import HotTier
 from embank.store.index.handle import CollectionIndex
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
@@ -32,6 +33,7 @@ class Collection(Protocol):
     """A collection of documents, wherever it is kept."""
 
     vector_index: CollectionIndex
+    hot: HotTier
 
     @property
     def name(self) -> str: ...

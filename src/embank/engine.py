@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from embank.reembedding import OnReembedProgress, Reembedder, ReembedReport
 from embank.registry import SECTIONS
 from embank.search.searcher import Searcher
 from embank.store.collection import StoredCollection
+from embank.store.hot.reports import HotReport
 from embank.store.local import LocalStore
 from embank.store.protocol import Reembedding
 from embank.store.reductions import Reductions
@@ -96,6 +97,7 @@ class Engine:
             read_only=read_only,
             settings=config.section("store"),
             index=config.section("index"),
+            hot=config.section("hot"),
             ask=lambda info, texts: self.models.questions(info, texts),  # noqa: PLW0108 -- the book is made later
             stream=self.stream,
             governor=self.governor,
@@ -228,6 +230,15 @@ class Engine:
             stream=self.stream,
             clock=self.clock,
         )
+
+    def rebuild_hot(self, *, dry_run: bool = False) -> list[HotReport]:
+        """Make the hot tier of every collection anew, one after another."""
+        with self.creep.track("hot rebuild"):
+            return [self.store.collection(info.name).hot.rebuild(dry_run=dry_run) for info in self.store.collections()]
+
+    def jobs(self) -> dict[str, Callable[[], object]]:
+        """What can be done on a schedule, by name; each may raise what it raises when it is called by hand."""
+        return {"hot-rebuild": self.rebuild_hot}
 
     def release(self) -> int:
         """Give back what can be earned again: models, the database's pages, writers' heaps, the allocator's hoard.

@@ -83,6 +83,7 @@ SECTIONS = Table(
         "worker": "embank.embed.worker.settings:Settings",
         "store": "embank.store.settings:Settings",
         "index": "embank.store.index.settings:Settings",
+        "hot": "embank.store.hot.settings:Settings",
         "search": "embank.search.settings:Settings",
     },
 )
@@ -123,6 +124,7 @@ INDEXES = Table(
         "hnsw": "embank.store.index.faiss:BACKEND",
         "chroma": "embank.store.index.chroma:BACKEND",
         "lancedb": "embank.store.index.lancedb:BACKEND",
+        "annoy": "embank.store.index.annoy:BACKEND",
     },
     group="embank.indexes",
 )

@@ -19,6 +19,7 @@ from embank.cli import (
     documents,
     errors,
     evaluate,
+    hot,
     index,
     ingest,
     memory,
@@ -185,6 +186,11 @@ _reduce.command("evaluate")(reduce.evaluate)
 _reduce.command("fit")(reduce.fit)
 _reduce.command("apply")(reduce.apply)
 app.add_typer(_reduce, name="reduce", rich_help_panel=_WRITE)
+
+_hot = typer.Typer(no_args_is_help=True, help="The documents that are read most, and the copy of them.")
+_hot.command("show")(hot.show)
+_hot.command("rebuild")(hot.rebuild)
+app.add_typer(_hot, name="hot", rich_help_panel=_READ)
 
 _config = typer.Typer(no_args_is_help=True, help="Settings and where they come from.")
 _config.command("show")(config.show)

@@ -81,7 +81,10 @@ def _show(hits: Sequence[Hit], query: str, collection: str, *, seconds: float, e
     if explain:
         output.say(f"{output.counted(len(hits), 'hit')} in {output.duration(seconds)}, the model's loading included")
     if any(hit.degraded for hit in hits):
-        output.say("degraded: the index of words is not up to date, newest documents may be missing from it")
+        output.say(
+            "degraded: not everything was searched. Either the index of words is not up to date, or the vector index "
+            "is missing and the documents that are read most stood in for it (hot.answers)"
+        )
 
 
 def _name(hit: Hit) -> Text:

@@ -176,6 +176,19 @@ class IndexFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HotTierRebuilt(Event):
+    """The passages of the most accessed documents were copied as of `sequence`. `searched`: "annoy", or "scan"."""
+
+    collection: str
+    sequence: int
+    documents: int
+    rows: int
+    bytes: int
+    searched: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class PcaFitted(Event):
     """A PCA was fitted on `rows` of a collection's vectors and kept. `explained` is the share of variance it keeps."""
 
@@ -201,10 +214,14 @@ class CollectionReduced(Event):
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswered(Event):
-    """A search gave its hits; `cached`: those that were found before, since when nothing changed."""
+    """A search gave its hits; `cached`: those that were found before, since when nothing changed.
+
+    `degraded`: not all that there is was searched, and the hits say so.
+    """
 
     collection: str
     mode: str
     hits: int
     seconds: float
     cached: bool = False
+    degraded: bool = False

@@ -110,7 +110,13 @@ class Searcher:
 
     def _answered(self, mode: Mode, hits: list[Hit], started: float, *, cached: bool) -> None:
         name, seconds = self._collection.name, self._clock.monotonic() - started
-        self._stream.publish(SearchAnswered(collection=name, mode=mode, hits=len(hits), seconds=seconds, cached=cached))
+        degraded = any(hit.degraded for hit in hits)
+        self._stream.publish(
+            SearchAnswered(
+                collection=name, mode=mode, hits=len(hits), seconds=seconds, cached=cached, degraded=degraded
+            )
+        )
+        self._collection.hot.touch(hit.id for hit in hits)
 
     def _embedded(self, query: Query, info: CollectionInfo) -> Query:
         if info.fingerprint is None:  # nothing with vectors in it yet

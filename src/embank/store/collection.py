@@ -23,8 +23,9 @@ from embank.store import audit, collections, documents
 from embank.store.collections import Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
 from embank.store.generation import Epoch, Generation, OpenGenerations
+from embank.store.hot.hot import HotTier
 from embank.store.index.handle import CollectionIndex
-from embank.store.index.protocol import Mask
+from embank.store.index.protocol import Float32, Mask, Neighbors
 from embank.store.index.view import VectorView
 from embank.store.metric import Metric
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
@@ -56,6 +57,18 @@ class StoredCollection:
         self._shadows = Shadows(shared, name, self._generations)
         self._written = False
         self._wanted: Metric | None = None
+        self.hot = HotTier(
+            name,
+            partial(self.snapshot, lexical=False),
+            shared.hot_place,
+            shared.accesses(name),
+            settings=shared.hot,
+            read_only=shared.database.read_only,
+            files=shared.files,
+            clock=shared.clock,
+            stream=shared.stream,
+            governor=shared.governor,
+        )
 
     # --- what there is ---
 
@@ -177,6 +190,7 @@ class StoredCollection:
                 self.index.refresh()
             except (EmbankError, OSError) as error:  # nothing is lost by it: whoever opens the bank next catches up
                 _log.warning("the views of %r lag behind: %s", self.name, error)
+        self.hot.close()
         self._generations.close()
 
     # --- searching ---
@@ -201,7 +215,8 @@ class StoredCollection:
                     epoch, picture = seen
                     allowed = _allowed(connection, row, epoch, predicate)
                     index = partial(generation.index, row, epoch)
-                    yield Snapshot(row, connection, epoch, picture, allowed=allowed, index=index)
+                    hot = partial(self._hot, generation, row, allowed) if self.hot.answers else None
+                    yield Snapshot(row, connection, epoch, picture, allowed=allowed, index=index, hot=hot)
                 finally:
                     self._generations.leave(generation)
                 return
@@ -294,6 +309,12 @@ class StoredCollection:
             yield generation.vector_view(row), row
         finally:
             self._generations.leave(generation)
+
+    def _hot(self, generation: Generation, row: Row, allowed: Mask | None, query: Float32, k: int) -> Neighbors | None:
+        """What the hot tier answers while an index that there is to be is missing."""
+        if not generation.vector_view(row).is_missing(row):
+            return None
+        return self.hot.answer(row, query, k, allowed=allowed)
 
     @contextmanager
     def _existing(self) -> Iterator[tuple[sqlite3.Connection, Row | None]]:

@@ -275,6 +275,19 @@ def owners(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> di
     return dict(rows)
 
 
+def slots_of(connection: sqlite3.Connection, row: Row, ids: Iterable[str]) -> dict[str, list[int]]:
+    """The slots of the passages of each document of `ids`; those not held are left out."""
+    rows = connection.execute(
+        "SELECT name, slot FROM documents LEFT JOIN chunks ON chunks.document = documents.id AND chunks.collection = ? "
+        "WHERE documents.collection = ? AND name IN (SELECT value FROM json_each(?)) ORDER BY name, slot",
+        (row.slots_key, row.key, _json(ids)),
+    )
+    found: dict[str, list[int]] = {}
+    for name, slot in rows:
+        found.setdefault(name, []).extend([] if slot is None else [slot])
+    return found
+
+
 def texts(connection: sqlite3.Connection, row: Row, *, first_slot: int, below: int) -> Iterator[tuple[int, str]]:
     """(slot, passage) of the chunks in [first_slot, below), ascending; one document in memory at a time."""
     rows = connection.execute(

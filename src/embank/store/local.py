@@ -15,6 +15,7 @@ from embank.memory.governor import Governor
 from embank.store import audit, collections, manifest, schema
 from embank.store.collection import StoredCollection
 from embank.store.database import Database, translated_errors
+from embank.store.hot.settings import Settings as HotSettings
 from embank.store.index.backend import backend
 from embank.store.index.plans import Ask
 from embank.store.index.settings import Settings as IndexSettings
@@ -37,6 +38,7 @@ class LocalStore:
         read_only: bool,
         settings: Settings,
         index: IndexSettings | None = None,
+        hot: HotSettings | None = None,
         ask: Ask | None = None,
         stream: Stream,
         governor: Governor | None = None,
@@ -67,7 +69,9 @@ class LocalStore:
             with self.database.reading() as connection:
                 bank = schema.bank_id(connection)
             clock = clock or SystemClock()
-            self._shared = Shared(bank, self.database, settings, stream, files, clock, governor, index, ask)
+            self._shared = Shared(
+                bank, self.database, settings, stream, files, clock, governor, index, ask, hot or HotSettings()
+            )
             if not read_only:
                 for info in self.collections():  # where a compaction, or the removal of replaced vectors, was cut short
                     self.collection(info.name).undo_compaction()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from embank.errors import BankDamaged, EmbankError
@@ -11,8 +11,10 @@ from embank.events.stream import Stream
 from embank.memory.governor import Governor, Registration
 from embank.store.collections import Row
 from embank.store.database import Database
+from embank.store.hot.accesses import Accesses
+from embank.store.hot.settings import Settings as HotSettings
 from embank.store.index import saved
-from embank.store.index.backend import Home, backend
+from embank.store.index.backend import FOLDER, Home, backend
 from embank.store.index.base import IndexPlace
 from embank.store.index.plans import Ask
 from embank.store.index.policy import Policy
@@ -43,6 +45,7 @@ class Shared:
     governor: Governor | None
     index: IndexSettings
     ask: Ask | None = None
+    hot: HotSettings = field(default_factory=HotSettings)
 
     def segments(self, row: Row) -> Segments:
         """The vector files of a collection, cut to the recorded mark where this process is the writer."""
@@ -100,6 +103,23 @@ class Shared:
             ask=self.ask,
         )
 
+    def accesses(self, name: str) -> Accesses:
+        """What is counted of the collection of that name, whether or not it exists."""
+        return Accesses(
+            self.database.root / "hot" / f"{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}.json",
+            f"{self.bank}:{name}",
+            counters=self.hot.counters,
+            save_every=self.hot.save_every,
+            writes=not self.database.read_only,
+            files=self.files,
+            clock=self.clock,
+        )
+
+    def hot_place(self, row: Row) -> tuple[Path, str]:
+        """Where the hot tier of a generation lies, and the name of the truth that it is derived from."""
+        folder = self._directory("views", row.key, row.info.generation) / "hot"
+        return folder, f"{self.bank}:{row.key}:{row.info.generation}"
+
     def register(self, view: LexicalView | VectorView) -> Registration | None:
         """Put a view that holds memory on the governor's roster."""
         if self.governor is not None and isinstance(view, VectorView):
@@ -123,7 +143,7 @@ class Shared:
         """What an index may keep outside its file. The bank's place is part of the name: a copy must not share it."""
         place = hashlib.blake2b(f"{self.bank}\0{self.database.root.resolve()}".encode(), digest_size=8).hexdigest()
         return Home(
-            folder=self._directory("views", key, generation) / "index",
+            folder=self._directory("views", key, generation) / FOLDER,
             name=f"{place}-{key}-{generation}",
             settings=self.index,
             read_only=self.database.read_only,

@@ -9,6 +9,7 @@ import numpy as np
 
 from embank.errors import StoreError
 from embank.store import contents, documents
+from embank.store.codec import Codec, Stored
 from embank.store.collections import Row
 from embank.store.contents import Content
 from embank.store.generation import Epoch
@@ -31,31 +32,44 @@ class Snapshot:
         *,
         allowed: Mask | None,
         index: Callable[[], Index | None],
+        hot: Callable[[Float32, int], Neighbors | None] | None = None,
     ) -> None:
+        """`hot` answers in place of an index that is missing, where it may and can."""
+        self.row = row
         self.info = row.info
-        self.degraded = picture is not None and picture.degraded
-        self._row = row
+        self._hot = hot
+        self._from_hot = False
         self._connection = connection
         self._rows = epoch.rows
         self._picture = picture
         self._allowed = allowed
         self._index = index
 
+    @property
+    def degraded(self) -> bool:
+        """Whether what was found last lacks something: of the newest words, or of all that is not read often."""
+        return self._from_hot or (self._picture is not None and self._picture.degraded)
+
     def dense(self, query: Float32, k: int) -> Neighbors:
         """The `k` nearest live chunks by the collection's metric; `query` is float32, shape (dimension,).
 
-        For cosine it has length 1.
+        For cosine it has length 1. Those of the hot tier alone, where it stands in for an index: then what was found is
+        `degraded`.
         """
         if self._rows is None:
             return _NONE
-        index = self._index() or ExactIndex(self._rows)
-        return index.search(query, k, allowed=self._allowed)
+        index = self._index()
+        hot = self._hot(query, k) if index is None and self._hot is not None else None
+        self._from_hot = hot is not None
+        if hot is not None:
+            return hot
+        return (index or ExactIndex(self._rows)).search(query, k, allowed=self._allowed)
 
     def lexical(self, text: str, k: int) -> Neighbors:
         """The `k` best live chunks by BM25."""
         if self._picture is None:
             return _NONE
-        return self._picture.search(text, k, allowed=self._allowed, below=self._row.slots)
+        return self._picture.search(text, k, allowed=self._allowed, below=self.row.slots)
 
     def similarity(self, query: Float32, slots: Slots) -> Float32:
         """The score of each of `slots` by the collection's metric."""
@@ -75,21 +89,36 @@ class Snapshot:
             raise StoreError(f"collection {self.info.name!r} has no vectors yet")
         return self._rows.gather(slots)
 
+    @property
+    def codec(self) -> Codec | None:
+        """How the vectors are stored; `None` before the first."""
+        return None if self._rows is None else self._rows.codec
+
+    def records(self, slots: Slots) -> Stored:
+        """Copies of the records of `slots` as they are stored, in that order."""
+        if self._rows is None:
+            raise StoreError(f"collection {self.info.name!r} has no vectors yet")
+        return self._rows.records(slots)
+
+    def slots_of(self, ids: Iterable[str]) -> dict[str, list[int]]:
+        """The slots of the passages of those of `ids` that exist, filtered or not."""
+        return documents.slots_of(self._connection, self.row, ids)
+
     def contents_of(self, ids: Iterable[str]) -> dict[str, Content]:
         """The documents of `ids` that exist, with their passages and slots."""
-        return contents.of_ids(self._connection, self._row, ids)
+        return contents.of_ids(self._connection, self.row, ids)
 
     def contents_behind(self, after: str | None) -> Iterator[Content]:
         """The documents behind the id `after` in the order of ids, with their passages and slots."""
-        return contents.behind(self._connection, self._row, after)
+        return contents.behind(self._connection, self.row, after)
 
     def owners(self, slots: Slots) -> dict[int, int]:
         """A number for the document of each slot."""
-        return documents.owners(self._connection, self._row, slots.tolist())
+        return documents.owners(self._connection, self.row, slots.tolist())
 
     def passages(self, slots: Slots) -> list[Passage]:
         """The chunks at `slots`, in that order."""
-        return documents.passages(self._connection, self._row, slots.tolist())
+        return documents.passages(self._connection, self.row, slots.tolist())
 
 
 _NONE = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))

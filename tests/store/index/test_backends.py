@@ -70,6 +70,7 @@ class _Way:
     dimension: int
     kind: str = "signs"
     name: str = "signs + 400"
+    grows: bool = True
     rescored: int = 400
     exhaustive: bool = True
     least_rows: int = 1

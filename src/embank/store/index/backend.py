@@ -20,6 +20,9 @@ from embank.store.metric import Metric
 
 W = TypeVar("W", bound=Way)
 
+FOLDER = "index"
+"""The folder of a home, beside the saved file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -65,6 +68,9 @@ class Backend(ABC, Generic[W]):
 
         Raises `ValueError` for what is damaged or of other content, and `IndexUnavailable` for what can't be reached.
         """
+
+    def check(self, way: W, read: Read, folder: Path) -> None:
+        """Raise `ValueError` where what is kept in the folder of a home is damaged; `read` is that of `load`."""
 
     def bounded(self, threads: int) -> AbstractContextManager[None]:  # noqa: ARG002 -- not every library can be told
         """Have the library work with so many threads where the block calls it."""

@@ -58,6 +58,11 @@ class ChromaWay:
         return f"Chroma HNSW{self.links}{place}, ef {self.ef_search} + {self.rescored}"
 
     @property
+    def grows(self) -> bool:
+        """What is added comes beside what is there."""
+        return True
+
+    @property
     def exhaustive(self) -> bool:
         """A graph looks at a part."""
         return False

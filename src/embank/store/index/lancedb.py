@@ -66,6 +66,11 @@ class LanceWay:
         return "l2" if self.metric == "l2" else "dot"
 
     @property
+    def grows(self) -> bool:
+        """What is added comes beside what is there."""
+        return True
+
+    @property
     def exhaustive(self) -> bool:
         """A graph looks at a part."""
         return False

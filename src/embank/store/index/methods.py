@@ -95,6 +95,11 @@ class Method:
         return self.kind not in {"ivf", "hnsw"}
 
     @property
+    def grows(self) -> bool:
+        """Whether codes that were loaded take more vectors: all of FAISS's do."""
+        return True
+
+    @property
     def least_rows(self) -> int:
         """Vectors below which it can't be trained."""
         if self.kind in {"flat", "hnsw"}:

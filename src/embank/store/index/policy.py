@@ -14,6 +14,9 @@ from embank.store.vectors import Rows
 _TAIL_SHARE = 1 / 64
 """In large collections the tail may be longer: extending rewrites the file."""
 
+_ANEW_TAIL_SHARE = 1 / 16
+"""And longer still where it can't be extended: all of it is made anew."""
+
 _RETRAIN_FACTOR = 4
 """Trained anew once there are so many times the rows of the last training."""
 
@@ -39,13 +42,15 @@ class Policy:
             return f"{slots:,} vectors are scanned as a tail would be (index.tail_rows = {settings.tail_rows:,})"
         return None
 
-    def is_behind(self, row: Row, covered_rows: int) -> bool:
-        """Whether more vectors are in no index than may be."""
-        return row.slots - covered_rows > max(self.settings.tail_rows, int(covered_rows * _TAIL_SHARE))
+    def is_behind(self, row: Row, head: Head | None) -> bool:
+        """Whether more vectors are not in the index that `head` is of, if any, than may be."""
+        covered_rows = 0 if head is None else head.rows
+        share = _TAIL_SHARE if head is None or head.method.grows else _ANEW_TAIL_SHARE
+        return row.slots - covered_rows > max(self.settings.tail_rows, int(covered_rows * share))
 
     def may_extend(self, head: Head, rows: Rows) -> bool:
         """Whether the codes may be extended to those rows, rather than made anew."""
-        if len(rows) > _RETRAIN_FACTOR * head.of_rows:
+        if not head.method.grows or len(rows) > _RETRAIN_FACTOR * head.of_rows:
             return False
         return self.settings.kind == "auto" or self._named(rows, head.of_rows) == head.method
 

@@ -69,7 +69,8 @@ class Way(Protocol):
 
     Equal ways make equal codes. `kind` is the name that settings have for it. `rescored`: candidates whose exact score
     is computed for a search for 10. `exhaustive`: a search looks at every vector, so that a filter costs no recall.
-    `least_rows`: vectors below which it can't be trained; `wanted_rows`: beyond which training gains nothing.
+    `least_rows`: vectors below which it can't be trained; `wanted_rows`: beyond which training gains nothing. `grows`:
+    codes that were loaded take more vectors; else more vectors mean new codes.
     """
 
     @property
@@ -86,6 +87,9 @@ class Way(Protocol):
 
     @property
     def exhaustive(self) -> bool: ...
+
+    @property
+    def grows(self) -> bool: ...
 
     @property
     def least_rows(self) -> int: ...

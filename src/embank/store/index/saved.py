@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from embank.errors import InvalidInput
-from embank.store.index.backend import Home, backend
+from embank.store.index.backend import FOLDER, Home, backend
 from embank.store.index.protocol import Codes, Way
 from embank.store.vectors import Rows
 from embank.system.files import Files
@@ -116,6 +116,8 @@ def load(path: Path, home: Home) -> tuple[Codes, Head]:
 def check(path: Path) -> Head | None:
     """The head of the file at `path`, every byte of which was read and checked; `None` where there is none.
 
+    So is what its backend keeps beside it.
+
     Raises `ValueError` for a damaged one, and `OSError`. Needs no library and no memory for the codes.
     """
     try:
@@ -124,12 +126,15 @@ def check(path: Path) -> Head | None:
         return None
     with file:
         told = _head(file)
-        left = os.fstat(file.fileno()).st_size - file.tell() - _LENGTH.size
+        start = file.tell()
+        left = os.fstat(file.fileno()).st_size - start - _LENGTH.size
         checksum = 0
         while left > 0 and (data := file.read(min(left, _BLOCK_BYTES))):
             left, checksum = left - len(data), zlib.crc32(data, checksum)
         if left or file.read(_LENGTH.size) != _LENGTH.pack(checksum):
             raise ValueError("the checksum over the codes differs")
+        file.seek(start)
+        backend(told.method.kind).check(told.method, file.read, path.parent / FOLDER)
     return told
 
 

@@ -41,6 +41,8 @@ class Settings(Section):
         default=None, pattern="^https?://", description="chroma: a server's address; without it files beside the bank's"
     )
     chroma_timeout_s: float = Field(default=10.0, gt=0, description="chroma: how long an answer may take")
+    trees: int = Field(default=40, ge=1, le=10_000, description="annoy: trees (n_trees)")
+    search_k: int = Field(default=0, ge=0, description="annoy: nodes that a search looks at; 0: trees × candidates")
     probe_questions: int = Field(
         default=128, ge=0, description="about new rows, asked of an index when it is extended, to see drift; 0: none"
     )

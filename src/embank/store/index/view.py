@@ -137,11 +137,15 @@ class VectorView:
     def index(self, row: Row, rows: Rows) -> Index | None:
         """What to search `rows` with, at once; `None` where they are to be scanned."""
         base = self._base
-        if base is None or (self._read_only and self._policy.is_behind(row, base.codes.rows)):
+        if base is None or (self._read_only and self._policy.is_behind(row, base.head)):
             base = self._load(row, rows) or base
         if self._is_due(row, base):
             self._thread.wake()
         return None if base is None else base.over(rows, self._failed)
+
+    def is_missing(self, row: Row) -> bool:
+        """Whether the vectors are scanned that are to have an index: it is being built, or can't be had now."""
+        return self._base is None and self._policy.why_exact(row) is None
 
     def status(self, row: Row) -> IndexStatus:
         """What is in use and why, without loading anything."""
@@ -293,8 +297,8 @@ class VectorView:
         if self._read_only or self._policy.why_exact(row) is not None or self._clock.monotonic() < self._build_after_s:
             return False
         if base is None:
-            return not self._dropped_bytes and self._policy.is_behind(row, 0)
-        return self._policy.is_behind(row, base.codes.rows) or self._policy.is_other(base.head)
+            return not self._dropped_bytes and self._policy.is_behind(row, None)
+        return self._policy.is_behind(row, base.head) or self._policy.is_other(base.head)
 
     # --- loading ---
 
