@@ -13,6 +13,7 @@ import numpy as np
 from embank.errors import BankDamaged, CollectionNotFound, EmbankError, ProtectedCollectionError, StoreError
 from embank.events.kinds import ChangeRefused, DocumentsCommitted, DocumentsDeleted
 from embank.store import audit, collections, documents
+from embank.store.codec import Float32, Stored
 from embank.store.collections import Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
 from embank.store.generation import Epoch, Generation, OpenGenerations
@@ -84,20 +85,39 @@ class StoredCollection:
         now, started = clock.now(), clock.monotonic()
         with self._database.changing() as writer:
             row = self._ensure(writer, now)
-            self._refuse_if_protected(row, batch)
+            self._refuse_if_protected(row, _touched(batch))
             if len(batch.vectors):
                 if space is None:
                     raise StoreError("a batch with vectors must say which space they belong to")
                 if row.info.fingerprint != space.fingerprint:
                     row = self._settled(row, space)
                 with self._generations.using(row) as generation:
-                    generation.append(row, batch.vectors)
+                    self._append(generation, row, batch.vectors)
             with self._database.transaction() as connection:
                 sequence = self._write(connection, row, batch, now)
         self._written = True
         self._shadows.tidy(only_known=True)
         self._committed(batch, sequence, clock.monotonic() - started)
         return sequence
+
+    def ensure(self, *, dtype: str) -> CollectionInfo:
+        """Make the collection where there is none, to store vectors as `dtype`; what is recorded of it."""
+        with self._database.changing() as writer:
+            return self._ensure(writer, self._shared.clock.now(), dtype=dtype).info
+
+    def check_changeable(self, ids: Sequence[str]) -> None:
+        """Raise `ProtectedCollectionError` where the collection is protected and has any of `ids`."""
+        with self._existing() as (_, row):
+            if row is not None:
+                self._refuse_if_protected(row, ids)
+
+    def on_record(self, act: str, number: int | None = None, **detail: Any) -> int:
+        """Write a row of the audit for an act of several commits, or let the row `number` say what is done by now."""
+        with self._database.transaction() as connection:
+            if number is not None:
+                audit.amend(connection, number, **detail)
+                return number
+            return audit.record(connection, act, self.name, at=self._shared.clock.now(), **detail)
 
     def delete(self, ids: Iterable[str], *, act: str = "delete", where: Mapping[str, Any] | None = None) -> int:
         """Delete the documents of `ids`, or those for which `where` holds; return how many there were. On record."""
@@ -266,11 +286,12 @@ class StoredCollection:
         with self._database.reading() as connection:
             yield connection, collections.find(connection, self.name)
 
-    def _ensure(self, writer: sqlite3.Connection, now: float) -> Row:
+    def _ensure(self, writer: sqlite3.Connection, now: float, *, dtype: str | None = None) -> Row:
         row = collections.find(writer, self.name)
         if row is None:
             with self._database.transaction() as connection:
-                row = collections.insert(connection, self.name, dtype=self._shared.settings.dtype, now=now)
+                dtype = dtype or self._shared.settings.dtype
+                row = collections.insert(connection, self.name, dtype=dtype, now=now)
         return row
 
     def _settled(self, row: Row, space: Space) -> Row:
@@ -314,11 +335,17 @@ class StoredCollection:
             )
         )
 
-    def _refuse_if_protected(self, row: Row, batch: Batch) -> None:
-        if not row.info.protected:
+    def _append(self, generation: Generation, row: Row, vectors: Float32 | Stored) -> None:
+        if vectors.dtype.names is None:
+            generation.append(row, vectors)
             return
-        ids = [upsert.document.id for upsert in batch.upserts] + [document.id for document in batch.relabeled]
-        if self.known(ids):
+        codec = row.codec()
+        if codec is None or codec.record != vectors.dtype:
+            raise StoreError(f"collection {self.name!r} stores {row.info.dtype}, other records were offered")
+        generation.append_records(row, vectors)
+
+    def _refuse_if_protected(self, row: Row, ids: Sequence[str]) -> None:
+        if row.info.protected and self.known(ids):
             raise self._refused(row, "change of an existing document")
 
     def _refused(self, row: Row, act: str) -> ProtectedCollectionError:
@@ -352,6 +379,10 @@ class StoredCollection:
     def _is_replaced(self, row: Row) -> bool:
         now = self.info()
         return now is None or now.generation != row.info.generation
+
+
+def _touched(batch: Batch) -> list[str]:
+    return [upsert.document.id for upsert in batch.upserts] + [document.id for document in batch.relabeled]
 
 
 def _allowed(connection: sqlite3.Connection, row: Row, epoch: Epoch, predicate: Predicate | None) -> Mask | None:

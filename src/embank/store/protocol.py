@@ -97,12 +97,13 @@ class Upsert:
 class Batch:
     """One atomic change: documents to write whole and documents of which only metadata and origin change.
 
-    `vectors` is float32, L2-normalised, shape (total chunks of `upserts`, dimension), in their order.
+    `vectors` is float32, L2-normalised, shape (total chunks of `upserts`, dimension), in their order; or records of
+    the collection's own codec, shape (total chunks,), which are kept byte for byte.
     """
 
     root: str | None
     upserts: Sequence[Upsert]
-    vectors: Float32
+    vectors: Float32 | npt.NDArray[Any]
     relabeled: Sequence[Document] = ()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from embank.errors import StoreError
 from embank.store import contents, documents
+from embank.store.codec import Stored
 from embank.store.collections import Row
 from embank.store.contents import Content
 from embank.store.generation import Epoch
@@ -16,6 +17,7 @@ from embank.store.index.exact import ExactIndex
 from embank.store.index.protocol import Float32, Index, Mask, Neighbors, Slots
 from embank.store.protocol import Passage
 from embank.store.views import Picture
+from embank.store.where import Predicate
 
 
 class Snapshot:
@@ -72,13 +74,19 @@ class Snapshot:
             raise StoreError(f"collection {self.info.name!r} has no vectors yet")
         return self._rows.gather(slots)
 
+    def records(self, slots: Slots) -> Stored:
+        """The same as records of the collection's codec, byte for byte."""
+        if self._rows is None:
+            raise StoreError(f"collection {self.info.name!r} has no vectors yet")
+        return self._rows.records(slots)
+
     def contents_of(self, ids: Iterable[str]) -> dict[str, Content]:
         """The documents of `ids` that exist, with their passages and slots."""
         return contents.of_ids(self._connection, self._row, ids)
 
-    def contents_behind(self, after: str | None) -> Iterator[Content]:
-        """The documents behind the id `after` in the order of ids, with their passages and slots."""
-        return contents.behind(self._connection, self._row, after)
+    def contents_behind(self, after: str | None, *, where: Predicate | None = None) -> Iterator[Content]:
+        """The documents behind the id `after` that match, in the order of ids, with their passages and slots."""
+        return contents.behind(self._connection, self._row, after, where=where)
 
     def owners(self, slots: Slots) -> dict[int, int]:
         """A number for the document of each slot."""
