@@ -14,6 +14,7 @@ from embank.errors import DocumentNotFound, InvalidInput
 from embank.given import DocumentLike, document, own_vectors, user_space
 from embank.modelbook import Target
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
+from embank.portable import Portable
 from embank.records import Document, Hit
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
@@ -27,9 +28,6 @@ from embank.store.purge import OnPurgeProgress
 from embank.store.reports import BackupReport, CompactReport, PurgeReport, VerifyReport
 from embank.store.retention import Rule
 from embank.store.verify import OnVerifyProgress, verify
-from embank.transfer.exporting import OnTransferProgress
-from embank.transfer.reports import ExportReport, ImportReport
-from embank.transfer.transfers import opened
 
 if TYPE_CHECKING:
     from embank.caches import CachesSnapshot
@@ -44,12 +42,11 @@ if TYPE_CHECKING:
 MAX_LIMIT = 100_000
 
 
-class LocalCollection:
+class LocalCollection(Portable):
     """A collection of a local bank. Thread-safe. It comes into being with its first document."""
 
     def __init__(self, engine: Engine, stored: StoredCollection) -> None:
-        self._engine = engine
-        self._stored = stored
+        super().__init__(engine, stored)
         self.vector_index = stored.index
 
     @property
@@ -182,60 +179,6 @@ class LocalCollection:
         rule = Rule(older_than_s=age, keep=keep, by=by, where=where)
         with self._engine.creep.track("purge"):
             return self._stored.purge(rule, dry_run=dry_run, on_progress=on_progress)
-
-    def export(
-        self,
-        file: str | Path,
-        *,
-        vectors: bool = False,
-        where: Where | None = None,
-        kind: str | None = None,
-        overwrite: bool = False,
-        on_progress: OnTransferProgress | None = None,
-    ) -> ExportReport:
-        """Write one state of it to `file`: .jsonl, .jsonl.gz, .parquet or what `kind` says; "-" is standard output.
-
-        With `vectors`, those are there byte for byte as they are stored. `where` picks documents. The file is there as
-        a whole or not at all, and one that exists is refused, unless `overwrite`. Raises `CollectionNotFound`,
-        `InvalidInput`, `MissingExtra`, `StorageFull`.
-        """
-        with self._engine.creep.track("export"):
-            return self._engine.transfers().export(
-                self._stored,
-                file,
-                vectors=vectors,
-                where=where,
-                kind=kind,
-                overwrite=overwrite,
-                on_progress=on_progress,
-            )
-
-    def import_file(
-        self,
-        file: str | Path,
-        *,
-        embed: bool = False,
-        dry_run: bool = False,
-        on_progress: OnTransferProgress | None = None,
-    ) -> ImportReport:
-        """Upsert the documents of an exported file by their ids; "-" is standard input.
-
-        Vectors of the collection's own fingerprint (a new collection takes that of the file) are taken over and nothing
-        is embedded; others raise `FingerprintMismatch`, unless `embed`. A file without vectors is embedded. The whole
-        file is checked before anything is written: `SourceError` names the rows that can't be taken. Stopped, the same
-        call goes on. `dry_run` tells what would be done.
-        """
-        with opened(file) as reader:
-            return self._engine.transfers().import_(
-                self._stored,
-                reader,
-                name=str(file),
-                add=lambda documents: self._engine.pipeline(self._stored).add(documents),
-                operation=self._engine.creep.track("import"),
-                embed=embed,
-                dry_run=dry_run,
-                on_progress=on_progress,
-            )
 
     def get(self, ids: str | Sequence[str]) -> list[StoredDocument]:
         """The documents of one or several ids, in that order; `DocumentNotFound` names those that are missing."""
