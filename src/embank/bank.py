@@ -23,6 +23,7 @@ from embank.source.protocol import Source
 from embank.store.backup import OnBackupProgress, back_up
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
+from embank.store.info import BankStats, disk_bytes
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
 from embank.store.reports import BackupReport, CompactReport, PurgeReport, VerifyReport
@@ -260,6 +261,10 @@ class Bank:
     def collections(self) -> list[CollectionInfo]:
         """What is recorded of each collection, by name."""
         return self._engine.store.collections()
+
+    def stats(self) -> BankStats:
+        """What it holds, and its bytes on the disk: one row a collection is read, whatever the size."""
+        return BankStats(tuple(self.collections()), disk_bytes(self.path))
 
     def memory(self) -> MemorySnapshot:
         """Ledgers, rung and consumers, measured now."""

@@ -8,15 +8,10 @@ from typing import Any
 
 from embank.errors import CollectionNotFound, FingerprintMismatch, InvalidInput
 from embank.store.codec import Codec
-from embank.store.protocol import CollectionInfo, Space
+from embank.store.info import COLUMNS, CollectionInfo, of_row, recorded
+from embank.store.protocol import Space
 
 MAX_NAME_CHARACTERS = 128
-
-_COLUMNS = (
-    "id, name, documents, chunks, sequence, slots, metric, role, protected, dtype, generation, text_bytes, created, "
-    "changed, model, fingerprint, dimension"
-)
-
 
 _GENERATION_SHIFT = 32
 
@@ -64,18 +59,17 @@ def check_name(name: str) -> str:
 
 def load(connection: sqlite3.Connection, key: int) -> Row | None:
     """The row of a key."""
-    return _row(connection.execute(f"SELECT {_COLUMNS} FROM collections WHERE id = ?", (key,)).fetchone())  # noqa: S608 -- a constant
+    return _row(connection.execute(f"SELECT {COLUMNS} FROM collections WHERE id = ?", (key,)).fetchone())  # noqa: S608 -- a constant
 
 
 def find(connection: sqlite3.Connection, name: str) -> Row | None:
     """The row of a name."""
-    return _row(connection.execute(f"SELECT {_COLUMNS} FROM collections WHERE name = ?", (name,)).fetchone())  # noqa: S608 -- a constant
+    return _row(connection.execute(f"SELECT {COLUMNS} FROM collections WHERE name = ?", (name,)).fetchone())  # noqa: S608 -- a constant
 
 
 def every(connection: sqlite3.Connection) -> list[Row]:
     """All rows, by name."""
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM collections ORDER BY name")  # noqa: S608 -- a constant
-    return [row for row in map(_row, rows) if row is not None]
+    return [Row(key, info) for key, info in recorded(connection)]
 
 
 def insert(connection: sqlite3.Connection, name: str, *, dtype: str, now: float) -> Row:
@@ -134,5 +128,4 @@ def replace_generation(connection: sqlite3.Connection, row: Row, new: Row, *, ch
 def _row(values: tuple[Any, ...] | None) -> Row | None:
     if values is None:
         return None
-    key, name, documents, chunks, sequence, slots, metric, role, protected, *rest = values
-    return Row(key, CollectionInfo(name, documents, chunks, sequence, slots, metric, role, bool(protected), *rest))
+    return Row(*of_row(values))

@@ -10,39 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embank.records import Chunk, Document, Metadata
+from embank.store.info import CollectionInfo as CollectionInfo  # noqa: PLC0414 -- a part of what passes
 
 Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionInfo:
-    """A collection as recorded: read from one row, whatever its size. Bytes are those on disk."""
-
-    name: str
-    documents: int
-    chunks: int
-    sequence: int
-    slots: int
-    metric: str
-    role: str
-    protected: bool
-    dtype: str
-    generation: int
-    text_bytes: int
-    created: float
-    changed: float
-    model: str | None = None
-    fingerprint: str | None = None
-    dimension: int | None = None
-
-    @property
-    def dead(self) -> int:
-        """Vectors of passages that are gone: a dense search still reads over them until a compaction."""
-        return self.slots - self.chunks
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-import uuid
 from pathlib import Path
 
 from embank.errors import BankDamaged, BankNotFound, FormatTooNew, InvalidInput
-from embank.store import documents
 from embank.system.files import Files
 from embank.system.sqlite import connect, transaction
 
@@ -87,10 +85,12 @@ def check_place(root: Path) -> None:
 
 def create(root: Path, *, files: Files) -> None:
     """Make an empty bank in `root`, or finish one whose creation was cut short; its lock is held. `FORMAT` is last."""
+    import uuid  # what only reads a bank needs none of it
+
     connection = connect(root / DATABASE)
     try:
         with transaction(connection):
-            if not _has_tables(connection):
+            if not has_table(connection, "meta"):
                 _execute_each(connection, _TABLES)
                 connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(_FIRST_FORMAT),))
                 connection.execute("INSERT INTO meta VALUES ('bank', ?)", (uuid.uuid4().hex,))
@@ -106,7 +106,7 @@ def allow_generations(root: Path, connection: sqlite3.Connection, *, files: File
     """
     if (root / "FORMAT").read_bytes() != _format_line(FORMAT):
         files.replace(root / "FORMAT", _format_line(FORMAT))
-    if not documents.has_generations(connection):
+    if not has_table(connection, "digests"):
         with transaction(connection):
             _execute_each(connection, _GENERATION_TABLES)
             connection.execute("UPDATE meta SET value = ? WHERE key = 'format'", (str(FORMAT),))
@@ -147,5 +147,6 @@ def _execute_each(connection: sqlite3.Connection, statements: str) -> None:
             connection.execute(statement)
 
 
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is not None
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether there is a table of that name: some are made when first needed."""
+    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).fetchone() is not None
