@@ -167,6 +167,7 @@ app.command("cache", rich_help_panel=_READ)(cache.cache)
 app.command("verify", rich_help_panel=_KEEP)(safety.verify)
 app.command("backup", rich_help_panel=_KEEP)(safety.backup)
 app.command("restore", rich_help_panel=_KEEP)(safety.restore)
+app.command("migrate", rich_help_panel=_KEEP)(safety.migrate)
 app.command("export", rich_help_panel=_KEEP)(transfer.export)
 app.command("import", rich_help_panel=_KEEP)(transfer.import_)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 from embank.errors import BankDamaged
 from embank.events.stream import Stream
 from embank.memory.governor import Governor, Registration
+from embank.store import migration
 from embank.store.collections import Row
 from embank.store.database import Database
 from embank.store.index.base import IndexPlace
@@ -34,6 +36,11 @@ class Shared:
     governor: Governor | None
     index: IndexSettings
     ask: Ask | None = None
+
+    def bring_format(self, number: int, writer: sqlite3.Connection) -> None:
+        """Bring the bank to the format that an act needs, if it is older; outside any transaction."""
+        root = self.database.root
+        migration.bring(root, writer, files=self.files, now=self.clock.now(), to=number)
 
     def segments(self, row: Row) -> Segments:
         """The vector files of a collection, cut to the recorded mark where this process is the writer."""
