@@ -1,7 +1,7 @@
 """From a bank's format to a newer one, a step at a time.
 
 A step goes from format N to N + 1. The file FORMAT is raised first, so that nothing older opens what is under way; then
-one transaction changes the database, its own number of the format with it, and is on record. A kill between the two
+one transaction changes the database, its own number of the format with it. A kill between the two
 leaves a database that says it is older than FORMAT: whoever writes the bank next takes the step again from its
 beginning. So a step must change the database alone, and no copy of that is needed.
 
@@ -69,15 +69,24 @@ def pending(connection: sqlite3.Connection, *, to: int | None = None) -> Sequenc
     return [step for step in STEPS if have < step.to <= last]
 
 
-def bring(root: Path, connection: sqlite3.Connection, *, files: Files, now: float, to: int | None = None) -> None:
-    """Take the steps that are `pending`; for the writer, outside any transaction."""
+def bring(
+    root: Path,
+    connection: sqlite3.Connection,
+    *,
+    files: Files,
+    now: float,
+    to: int | None = None,
+    on_record: bool = True,
+) -> None:
+    """Take the steps that are `pending`; for the writer, outside any transaction. `on_record`: each is in the audit."""
     for step in pending(connection, to=to):
         if schema.written_format(root) < step.to:
             schema.write_format(root, step.to, files=files)
         with transaction(connection):
             step.change(connection)
             connection.execute("UPDATE meta SET value = ? WHERE key = 'format'", (str(step.to),))
-            audit.record(connection, "migrate", None, at=now, format=step.to, what=step.what)
+            if on_record:
+                audit.record(connection, "migrate", None, at=now, format=step.to, what=step.what)
 
 
 def check_readable(root: Path, connection: sqlite3.Connection) -> None:

@@ -38,9 +38,9 @@ class Shared:
     ask: Ask | None = None
 
     def bring_format(self, number: int, writer: sqlite3.Connection) -> None:
-        """Bring the bank to the format that an act needs, if it is older; outside any transaction."""
+        """Bring the bank to the format that an act needs, which is on record itself; outside any transaction."""
         root = self.database.root
-        migration.bring(root, writer, files=self.files, now=self.clock.now(), to=number)
+        migration.bring(root, writer, files=self.files, now=self.clock.now(), to=number, on_record=False)
 
     def segments(self, row: Row) -> Segments:
         """The vector files of a collection, cut to the recorded mark where this process is the writer."""
