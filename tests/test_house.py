@@ -21,6 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 400
 NAMELESS = {"utils", "util", "core", "common", "helpers", "helper", "managers", "manager", "misc"}
 READS_ENVIRONMENT = {
+    "cli/glance.py": "EMBANK_BANK alone, which everywhere else the parser of the command line reads",
     "engine.py": "it hands the environment to config, which is told what to read",
     "config.py": "settings come from there, with their provenance",
     "system/": "it hands children their environment and reads what the machine says of itself",

@@ -14,6 +14,7 @@ from embank.errors import DocumentNotFound, InvalidInput
 from embank.given import DocumentLike, document, own_vectors, user_space
 from embank.modelbook import Target
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
+from embank.portable import Portable
 from embank.records import Document, Hit
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
@@ -24,6 +25,7 @@ from embank.store.backup import OnBackupProgress, back_up
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
 from embank.store.hot.reports import HotReport
+from embank.store.info import BankStats, disk_bytes
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
 from embank.store.reports import BackupReport, CompactReport, PurgeReport, VerifyReport
@@ -43,12 +45,11 @@ if TYPE_CHECKING:
 MAX_LIMIT = 100_000
 
 
-class LocalCollection:
+class LocalCollection(Portable):
     """A collection of a local bank. Thread-safe. It comes into being with its first document."""
 
     def __init__(self, engine: Engine, stored: StoredCollection) -> None:
-        self._engine = engine
-        self._stored = stored
+        super().__init__(engine, stored)
         self.vector_index = stored.index
         self.hot = stored.hot
 
@@ -273,6 +274,10 @@ class Bank:
     def collections(self) -> list[CollectionInfo]:
         """What is recorded of each collection, by name."""
         return self._engine.store.collections()
+
+    def stats(self) -> BankStats:
+        """What it holds, and its bytes on the disk: one row a collection is read, whatever the size."""
+        return BankStats(tuple(self.collections()), disk_bytes(self.path))
 
     def memory(self) -> MemorySnapshot:
         """Ledgers, rung and consumers, measured now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from embank.given import DocumentLike
@@ -22,6 +23,8 @@ from embank.store.index.handle import CollectionIndex
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
 from embank.store.reports import CompactReport, PurgeReport
+from embank.transfer.exporting import OnTransferProgress
+from embank.transfer.reports import ExportReport, ImportReport
 
 if TYPE_CHECKING:
     from embank.embed.model import Model, Precision
@@ -85,6 +88,26 @@ class Collection(Protocol):
         dry_run: bool = False,
         on_progress: OnPurgeProgress | None = None,
     ) -> PurgeReport: ...
+
+    def export(
+        self,
+        file: str | Path,
+        *,
+        vectors: bool = False,
+        where: Where | None = None,
+        kind: str | None = None,
+        overwrite: bool = False,
+        on_progress: OnTransferProgress | None = None,
+    ) -> ExportReport: ...
+
+    def import_file(
+        self,
+        file: str | Path,
+        *,
+        embed: bool = False,
+        dry_run: bool = False,
+        on_progress: OnTransferProgress | None = None,
+    ) -> ImportReport: ...
 
     def get(self, ids: str | Sequence[str]) -> list[StoredDocument]: ...
 

@@ -33,6 +33,7 @@ from embank.store.protocol import Reembedding
 from embank.store.reductions import Reductions
 from embank.system.clock import Clock, SystemClock
 from embank.system.files import Files
+from embank.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
     from embank.embed.loader import Loader
@@ -65,6 +66,7 @@ class Engine:
         self.config = config
         self.clock = clock or SystemClock()
         self.stream = Stream()
+        self._files = files or Files()
         meter = meter or SystemMeter()
         memory = config.section("memory")
         self.governor = Governor(
@@ -101,7 +103,7 @@ class Engine:
             ask=lambda info, texts: self.models.questions(info, texts),  # noqa: PLW0108 -- the book is made later
             stream=self.stream,
             governor=self.governor,
-            files=files,
+            files=self._files,
             clock=self.clock,
         )
         self.caches = Caches(
@@ -239,6 +241,10 @@ class Engine:
     def jobs(self) -> dict[str, Callable[[], object]]:
         """What can be done on a schedule, by name; each may raise what it raises when it is called by hand."""
         return {"hot-rebuild": self.rebuild_hot}
+
+    def transfers(self) -> Transfers:
+        """What exports collections to files and imports them."""
+        return Transfers(self.store.root, self.governor, self.stream, self.clock, self._files)
 
     def release(self) -> int:
         """Give back what can be earned again: models, the database's pages, writers' heaps, the allocator's hoard.

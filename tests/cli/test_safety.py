@@ -77,3 +77,12 @@ def test_what_is_not_there(run: Run, workplace: Path) -> None:
     assert run("backup", "copy").exit_code == 3
     assert run("restore", "nowhere", "copy").exit_code == 3
     assert not (workplace / "copy").exists()
+
+
+def test_migrate(run: Run, filled: Path) -> None:
+    planned = said(run("migrate", "--dry-run", "--json"))
+    assert (planned["before"], planned["after"], planned["dry_run"]) == (1, 2, True)
+    assert "was brought from format 1 to 2" in run("migrate").stdout
+    assert (filled / "FORMAT").read_text() == "embank 2\n"
+    assert "the newest: nothing to do" in run("migrate").stdout
+    assert run("migrate", "--bank", "missing").exit_code == 3

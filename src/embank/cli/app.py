@@ -1,7 +1,7 @@
 """Where the process `embank` begins.
 
-The order matters: the version is told before anything heavy is imported, and the allocator and the thread counts are
-set before numpy and the model's runtime read them.
+The order matters: the version and a bank's figures are told before anything heavy is imported, and the allocator and
+the thread counts are set before numpy and the model's runtime read them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ def main() -> NoReturn:
     if arguments[:1] == ["--version"]:
         sys.stdout.write(f"embank {import_path('embank:__version__')}\n")
         sys.exit(0)
+    if arguments[:1] == ["stats"]:
+        from embank.cli import glance
+
+        if glance.answered(arguments[1:]):
+            sys.exit(0)
     from embank.memory import hygiene
 
     hygiene.apply()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from embank.collection import Collection
     from embank.events.stream import Stream
     from embank.memory.governor import MemorySnapshot
-    from embank.store.protocol import CollectionInfo
+    from embank.store.info import BankStats, CollectionInfo
 
 Use = Literal["read", "change", "create"]
 """`read` works beside a process that writes; `change` writes to a bank that must exist; `create` may make one."""
@@ -34,6 +34,8 @@ class OpenBank(Protocol):
     def collection(self, name: str = "default", *, metric: str | None = None) -> Collection: ...
 
     def collections(self) -> list[CollectionInfo]: ...
+
+    def stats(self) -> BankStats: ...
 
     def memory(self) -> MemorySnapshot: ...
 

@@ -31,6 +31,7 @@ from embank.cli import (
     safety,
     search,
     stats,
+    transfer,
     upkeep,
 )
 from embank.cli.groups import DEFAULT, DefaultGroup
@@ -169,6 +170,9 @@ app.command("cache", rich_help_panel=_READ)(cache.cache)
 app.command("verify", rich_help_panel=_KEEP)(safety.verify)
 app.command("backup", rich_help_panel=_KEEP)(safety.backup)
 app.command("restore", rich_help_panel=_KEEP)(safety.restore)
+app.command("migrate", rich_help_panel=_KEEP)(safety.migrate)
+app.command("export", rich_help_panel=_KEEP)(transfer.export)
+app.command("import", rich_help_panel=_KEEP)(transfer.import_)
 
 _models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
 _models.command("list")(models.list_)

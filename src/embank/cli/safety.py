@@ -1,4 +1,4 @@
-"""`embank verify`, `backup` and `restore`: whether a bank is whole, and copies of it that are."""
+"""`embank verify`, `backup`, `restore` and `migrate`: is a bank whole, copies that are, and its format."""
 
 from __future__ import annotations
 
@@ -81,6 +81,34 @@ def restore(
     with _progress(f"restoring {source}", quiet=invocation.as_json) as tell:
         report = put_back(source, target, on_progress=tell)
     _tell_copied(report, "restored", as_json=invocation.as_json)
+
+
+@on_bank
+def migrate(
+    invocation: Invocation,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Bring a bank to this Embank's format. Older ones can't open it then.
+
+    What a bank must have, it is given when it is opened for writing; this takes the steps that could wait, too.
+    Stopped, the same command goes on.
+
+    [bold]embank migrate --dry-run[/bold]
+    """
+    invocation.config()
+    from embank.store.migration import migrate as bring
+
+    report = bring(invocation.bank, dry_run=dry_run)
+    if invocation.as_json:
+        output.write_json(report.as_dict())
+        return
+    name = output.plain(report.path)
+    if not report.steps:
+        output.say(f"{name} has format {report.after}, the newest: nothing to do")
+        return
+    done = "would be brought" if dry_run else "was brought"
+    output.say(f"{name} {done} from format {report.before} to {report.after}: {'; '.join(report.steps)}")
 
 
 @contextmanager

@@ -139,6 +139,30 @@ class DocumentsPurged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CollectionExported(Event):
+    """A file has one state of a collection, whole and durably; "-" is standard output."""
+
+    collection: str
+    file: str
+    documents: int
+    vectors: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionImported(Event):
+    """The documents of an exported file are in a collection, with `vectors` of the file or `embedded` anew."""
+
+    collection: str
+    file: str
+    documents: int
+    vectors: int
+    embedded: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeRefused(Event):
     """A protected collection refused an act."""
 

@@ -15,6 +15,8 @@ from embank.events.caches import (
 )
 from embank.events.collections import (
     ChangeRefused,
+    CollectionExported,
+    CollectionImported,
     CollectionReduced,
     CompactionFinished,
     CompactionProgressed,
@@ -87,6 +89,8 @@ __all__ = [
     "CacheShrunk",
     "CacheWarmed",
     "ChangeRefused",
+    "CollectionExported",
+    "CollectionImported",
     "CollectionReduced",
     "CompactionFinished",
     "CompactionProgressed",

@@ -8,11 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from embank.errors import (
-    BankDamaged,
-    CollectionNotFound,
     EmbankError,
     MetricMismatch,
     ProtectedCollectionError,
@@ -20,12 +16,12 @@ from embank.errors import (
 )
 from embank.events.kinds import ChangeRefused, DocumentsCommitted, DocumentsDeleted
 from embank.store import audit, collections, documents
+from embank.store.codec import Float32, Stored
 from embank.store.collections import Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
-from embank.store.generation import Epoch, Generation, OpenGenerations
+from embank.store.generation import Generation, OpenGenerations
 from embank.store.hot.hot import HotTier
 from embank.store.index.handle import CollectionIndex
-from embank.store.index.protocol import Float32, Mask, Neighbors
 from embank.store.index.view import VectorView
 from embank.store.metric import Metric
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
@@ -35,14 +31,14 @@ from embank.store.retention import Rule
 from embank.store.shadow import Shadow, Shadows
 from embank.store.shared import Shared
 from embank.store.snapshot import Snapshot
+from embank.store.states import States
 from embank.store.sweep import Sweep
-from embank.store.views import LexicalView, Picture
-from embank.store.where import Predicate, compile_where
+from embank.store.views import LexicalView
+from embank.store.where import compile_where
 from embank.system.log import get_logger
 
 _log = get_logger(__name__)
 
-_MAX_RETRIES = 100
 _CLOSING_LAG_ROWS = 256
 
 
@@ -69,6 +65,7 @@ class StoredCollection:
             stream=shared.stream,
             governor=shared.governor,
         )
+        self._states = States(shared, name, self._generations, hot=self.hot, wanted=lambda: self._wanted)
 
     # --- what there is ---
 
@@ -130,20 +127,39 @@ class StoredCollection:
         with self._database.changing() as writer:
             row = self._ensure(writer, now)
             collections.check_metric(row.info, batch.metric)
-            self._refuse_if_protected(row, batch)
+            self._refuse_if_protected(row, _touched(batch))
             if len(batch.vectors):
                 if space is None:
                     raise StoreError("a batch with vectors must say which space they belong to")
                 if row.info.fingerprint != space.fingerprint:
                     row = self._settled(row, space)
                 with self._generations.using(row) as generation:
-                    generation.append(row, batch.vectors)
+                    self._append(generation, row, batch.vectors)
             with self._database.transaction() as connection:
                 sequence = self._write(connection, row, batch, now)
         self._written = True
         self._shadows.tidy(only_known=True)
         self._committed(batch, sequence, clock.monotonic() - started)
         return sequence
+
+    def ensure(self, *, dtype: str) -> CollectionInfo:
+        """Make the collection where there is none, to store vectors as `dtype`; what is recorded of it."""
+        with self._database.changing() as writer:
+            return self._ensure(writer, self._shared.clock.now(), dtype=dtype).info
+
+    def check_changeable(self, ids: Sequence[str]) -> None:
+        """Raise `ProtectedCollectionError` where the collection is protected and has any of `ids`."""
+        with self._existing() as (_, row):
+            if row is not None:
+                self._refuse_if_protected(row, ids)
+
+    def on_record(self, act: str, number: int | None = None, **detail: Any) -> int:
+        """Write a row of the audit for an act of several commits, or let the row `number` say what is done by now."""
+        with self._database.transaction() as connection:
+            if number is not None:
+                audit.amend(connection, number, **detail)
+                return number
+            return audit.record(connection, act, self.name, at=self._shared.clock.now(), **detail)
 
     def delete(self, ids: Iterable[str], *, act: str = "delete", where: Mapping[str, Any] | None = None) -> int:
         """Delete the documents of `ids`, or those for which `where` holds; return how many there were. On record."""
@@ -199,28 +215,8 @@ class StoredCollection:
     def snapshot(self, *, where: Mapping[str, Any] | None = None, lexical: bool = True) -> Iterator[Snapshot]:
         """One consistent state to search: documents, vectors, tombstones and words of the same sequence."""
         predicate = None if where is None else compile_where(where)
-        for _ in range(_MAX_RETRIES):
-            with self._database.reading() as connection:
-                row = collections.find(connection, self.name)
-                if row is None:
-                    raise CollectionNotFound(f"there is no collection {self.name!r} in {self._database.root}")
-                collections.check_metric(row.info, self._wanted)
-                generation = self._generations.enter(row)
-                if generation is None:
-                    continue
-                try:
-                    seen = self._see(generation, row, connection, lexical=lexical)
-                    if seen is None:
-                        continue
-                    epoch, picture = seen
-                    allowed = _allowed(connection, row, epoch, predicate)
-                    index = partial(generation.index, row, epoch)
-                    hot = partial(self._hot, generation, row, allowed) if self.hot.answers else None
-                    yield Snapshot(row, connection, epoch, picture, allowed=allowed, index=index, hot=hot)
-                finally:
-                    self._generations.leave(generation)
-                return
-        raise StoreError(f"no consistent state of {self.name!r} in {_MAX_RETRIES} tries: too many writers")
+        with self._states.now(predicate, lexical=lexical) as snapshot:
+            yield snapshot
 
     def sweep(self, root: str) -> Sweep:
         """Watch which documents a run over the source `root` gives, to tell afterwards which are gone."""
@@ -310,22 +306,16 @@ class StoredCollection:
         finally:
             self._generations.leave(generation)
 
-    def _hot(self, generation: Generation, row: Row, allowed: Mask | None, query: Float32, k: int) -> Neighbors | None:
-        """What the hot tier answers while an index that there is to be is missing."""
-        if not generation.vector_view(row).is_missing(row):
-            return None
-        return self.hot.answer(row, query, k, allowed=allowed)
-
     @contextmanager
     def _existing(self) -> Iterator[tuple[sqlite3.Connection, Row | None]]:
         with self._database.reading() as connection:
             yield connection, collections.find(connection, self.name)
 
-    def _ensure(self, writer: sqlite3.Connection, now: float) -> Row:
+    def _ensure(self, writer: sqlite3.Connection, now: float, *, dtype: str | None = None) -> Row:
         row = collections.find(writer, self.name)
         if row is None:
             with self._database.transaction() as connection:
-                metric, dtype = self._wanted or "cosine", self._shared.settings.dtype
+                metric, dtype = self._wanted or "cosine", dtype or self._shared.settings.dtype
                 row = collections.insert(connection, self.name, metric=metric, dtype=dtype, now=now)
         collections.check_metric(row.info, self._wanted)
         return row
@@ -371,11 +361,17 @@ class StoredCollection:
             )
         )
 
-    def _refuse_if_protected(self, row: Row, batch: Batch) -> None:
-        if not row.info.protected:
+    def _append(self, generation: Generation, row: Row, vectors: Float32 | Stored) -> None:
+        if vectors.dtype.names is None:
+            generation.append(row, vectors)
             return
-        ids = [upsert.document.id for upsert in batch.upserts] + [document.id for document in batch.relabeled]
-        if self.known(ids):
+        codec = row.codec()
+        if codec is None or codec.record != vectors.dtype:
+            raise StoreError(f"collection {self.name!r} stores {row.info.dtype}, other records were offered")
+        generation.append_records(row, vectors)
+
+    def _refuse_if_protected(self, row: Row, ids: Sequence[str]) -> None:
+        if row.info.protected and self.known(ids):
             raise self._refused(row, "change of an existing document")
 
     def _refused(self, row: Row, act: str) -> ProtectedCollectionError:
@@ -386,34 +382,6 @@ class StoredCollection:
             collection=row.info.name,
         )
 
-    def _see(
-        self, generation: Generation, row: Row, connection: sqlite3.Connection, *, lexical: bool
-    ) -> tuple[Epoch, Picture | None] | None:
-        """Vectors and words of one state; `None` when the row must be read anew."""
-        try:
-            epoch = generation.epoch(connection, row)
-        except BankDamaged:
-            # Another process may have replaced this generation, and removed its files before they were opened here.
-            if self._is_replaced(row):
-                return None
-            raise
-        if not lexical or not row.slots:
-            return None if epoch.sequence > row.sequence else (epoch, None)
-        if self._database.read_only and self._is_replaced(row):
-            return None
-        picture = generation.view(row).picture(row, connection)
-        # A view that another thread moved on belongs to a later state than this connection sees, one of a generation
-        # that was replaced to an earlier one: look again.
-        return (epoch, picture) if epoch.sequence <= row.sequence == picture.sequence else None
 
-    def _is_replaced(self, row: Row) -> bool:
-        now = self.info()
-        return now is None or now.generation != row.info.generation
-
-
-def _allowed(connection: sqlite3.Connection, row: Row, epoch: Epoch, predicate: Predicate | None) -> Mask | None:
-    if predicate is not None:
-        allowed = np.zeros(row.slots, np.bool_)
-        allowed[documents.matching_slots(connection, row, predicate)] = True
-        return allowed
-    return None if epoch.dead is None else ~epoch.dead
+def _touched(batch: Batch) -> list[str]:
+    return [upsert.document.id for upsert in batch.upserts] + [document.id for document in batch.relabeled]

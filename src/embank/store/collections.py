@@ -9,16 +9,11 @@ from typing import Any
 from embank.errors import BankDamaged, CollectionNotFound, FingerprintMismatch, InvalidInput, MetricMismatch
 from embank.store import metric as metrics
 from embank.store.codec import Codec
+from embank.store.info import COLUMNS, CollectionInfo, of_row, recorded
 from embank.store.metric import Metric
-from embank.store.protocol import CollectionInfo, Space
+from embank.store.protocol import Space
 
 MAX_NAME_CHARACTERS = 128
-
-_COLUMNS = (
-    "id, name, documents, chunks, sequence, slots, metric, role, protected, dtype, generation, text_bytes, created, "
-    "changed, model, fingerprint, dimension"
-)
-
 
 _GENERATION_SHIFT = 32
 
@@ -66,18 +61,17 @@ def check_name(name: str) -> str:
 
 def load(connection: sqlite3.Connection, key: int) -> Row | None:
     """The row of a key."""
-    return _row(connection.execute(f"SELECT {_COLUMNS} FROM collections WHERE id = ?", (key,)).fetchone())  # noqa: S608 -- a constant
+    return _row(connection.execute(f"SELECT {COLUMNS} FROM collections WHERE id = ?", (key,)).fetchone())  # noqa: S608 -- a constant
 
 
 def find(connection: sqlite3.Connection, name: str) -> Row | None:
     """The row of a name."""
-    return _row(connection.execute(f"SELECT {_COLUMNS} FROM collections WHERE name = ?", (name,)).fetchone())  # noqa: S608 -- a constant
+    return _row(connection.execute(f"SELECT {COLUMNS} FROM collections WHERE name = ?", (name,)).fetchone())  # noqa: S608 -- a constant
 
 
 def every(connection: sqlite3.Connection) -> list[Row]:
     """All rows, by name."""
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM collections ORDER BY name")  # noqa: S608 -- a constant
-    return [row for row in map(_row, rows) if row is not None]
+    return [_checked(key, info) for key, info in recorded(connection)]
 
 
 def insert(connection: sqlite3.Connection, name: str, *, metric: Metric, dtype: str, now: float) -> Row:
@@ -147,12 +141,14 @@ def replace_generation(connection: sqlite3.Connection, row: Row, new: Row, *, ch
 def _row(values: tuple[Any, ...] | None) -> Row | None:
     if values is None:
         return None
-    key, name, documents, chunks, sequence, slots, metric, role, protected, *rest = values
-    known = metrics.METRICS.get(metric)
-    if known is None:
+    return _checked(*of_row(values))
+
+
+def _checked(key: int, info: CollectionInfo) -> Row:
+    if info.metric not in metrics.METRICS:
         raise BankDamaged(
-            f"collection {name!r} records the metric {metric!r}, which this Embank does not know: upgrade it, or "
-            f"restore the bank from a backup",
-            metric=metric,
+            f"collection {info.name!r} records the metric {info.metric!r}, which this Embank does not know: upgrade "
+            f"it, or restore the bank from a backup",
+            metric=info.metric,
         )
-    return Row(key, CollectionInfo(name, documents, chunks, sequence, slots, known, role, bool(protected), *rest))
+    return Row(key, info)

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from embank.errors import CollectionNotFound, EmbankError, StorageFull, StoreError
 from embank.events.kinds import CompactionFinished, CompactionProgressed, CompactionStarted, CompactionUndone
 from embank.memory.priority import bulk_work
-from embank.store import collections, generations, schema
+from embank.store import collections, generations
 from embank.store.clone import Clone
 from embank.store.collections import Row
 from embank.store.generation import OpenGenerations
@@ -144,7 +144,7 @@ class Compactor:
                     collection=self._name,
                 )
             self._check_room(row, report)
-            schema.allow_generations(self._database.root, writer, files=self._shared.files)
+            self._shared.bring_format(2, writer)
             if undo(self._shared, self._name):  # of a run that failed so badly that it could not be undone then
                 self._shadows.tidy()
             elif generations.filling(writer, row, "compacting") is not None:

@@ -6,10 +6,12 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from embank.records import Chunk, Document
 from embank.store import documents
 from embank.store.collections import Row
+from embank.store.where import Predicate
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +32,22 @@ class Content:
 def of_ids(connection: sqlite3.Connection, row: Row, ids: Iterable[str]) -> dict[str, Content]:
     """The documents of `ids` that exist."""
     listed = json.dumps(list(ids), ensure_ascii=False)
-    found = _contents(connection, row, "name IN (SELECT value FROM json_each(?))", listed)
+    found = _contents(connection, row, "name IN (SELECT value FROM json_each(?))", [listed])
     return {content.document.id: content for content in found}
 
 
-def behind(connection: sqlite3.Connection, row: Row, after: str | None) -> Iterator[Content]:
-    """The documents behind the id `after`, in the order of ids; one text in memory at a time."""
-    return _contents(connection, row, "name > IFNULL(?, '') ORDER BY name", after)
+def behind(
+    connection: sqlite3.Connection, row: Row, after: str | None, *, where: Predicate | None = None
+) -> Iterator[Content]:
+    """The documents behind the id `after` that match, in the order of ids; one text in memory at a time."""
+    matches, values = where or ("1", [])
+    return _contents(connection, row, f"name > IFNULL(?, '') AND {matches} ORDER BY name", [after, *values])
 
 
-def _contents(connection: sqlite3.Connection, row: Row, condition: str, value: str | None) -> Iterator[Content]:
+def _contents(connection: sqlite3.Connection, row: Row, condition: str, values: list[Any]) -> Iterator[Content]:
     rows = connection.execute(
         f"SELECT id, name, text FROM documents WHERE collection = ? AND {condition}",  # noqa: S608 -- values are bound
-        (row.key, value),
+        [row.key, *values],
     )
     for key, name, text in rows:
         held = documents.known(connection, row, [name])[name]

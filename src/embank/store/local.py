@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
-from embank.store import audit, collections, manifest, schema
+from embank.store import audit, collections, manifest, migration, schema
 from embank.store.collection import StoredCollection
 from embank.store.database import Database, translated_errors
 from embank.store.hot.settings import Settings as HotSettings
@@ -66,9 +66,13 @@ class LocalStore:
                 schema.check_format(root)
             self.database = Database(root, read_only=read_only)
             opened.callback(self.database.close)
-            with self.database.reading() as connection:
-                bank = schema.bank_id(connection)
             clock = clock or SystemClock()
+            if not read_only:
+                with self.database.changing() as connection:
+                    migration.bring(root, connection, files=files, now=clock.now())
+            with self.database.reading() as connection:
+                migration.check_readable(root, connection)
+                bank = schema.bank_id(connection)
             self._shared = Shared(
                 bank, self.database, settings, stream, files, clock, governor, index, ask, hot or HotSettings()
             )

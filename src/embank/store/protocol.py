@@ -10,40 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embank.records import Chunk, Document, Metadata
+from embank.store.info import CollectionInfo as CollectionInfo  # noqa: PLC0414 -- a part of what passes
 from embank.store.metric import Metric
 
 Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionInfo:
-    """A collection as recorded: read from one row, whatever its size. Bytes are those on disk."""
-
-    name: str
-    documents: int
-    chunks: int
-    sequence: int
-    slots: int
-    metric: Metric
-    role: str
-    protected: bool
-    dtype: str
-    generation: int
-    text_bytes: int
-    created: float
-    changed: float
-    model: str | None = None
-    fingerprint: str | None = None
-    dimension: int | None = None
-
-    @property
-    def dead(self) -> int:
-        """Vectors of passages that are gone: a dense search still reads over them until a compaction."""
-        return self.slots - self.chunks
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +69,13 @@ class Batch:
     """One atomic change: documents to write whole and documents of which only metadata and origin change.
 
     `vectors` is float32, shape (total chunks of `upserts`, dimension), in their order, as `metric` wants them
-    (`metric.prepared`): it is refused by a collection with another. `None` for those of a model, which fit any.
+    (`metric.prepared`): it is refused by a collection with another, and `None` for those of a model, which fit any. Or
+    they are records of the collection's own codec, shape (total chunks,), which are kept byte for byte.
     """
 
     root: str | None
     upserts: Sequence[Upsert]
-    vectors: Float32
+    vectors: Float32 | npt.NDArray[Any]
     relabeled: Sequence[Document] = ()
     metric: Metric | None = None
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-import uuid
 from pathlib import Path
 
 from embank.errors import BankDamaged, BankNotFound, FormatTooNew, InvalidInput
-from embank.store import documents
 from embank.system.files import Files
 from embank.system.sqlite import connect, transaction
 
@@ -87,57 +85,58 @@ def check_place(root: Path) -> None:
 
 def create(root: Path, *, files: Files) -> None:
     """Make an empty bank in `root`, or finish one whose creation was cut short; its lock is held. `FORMAT` is last."""
+    import uuid  # what only reads a bank needs none of it
+
     connection = connect(root / DATABASE)
     try:
         with transaction(connection):
-            if not _has_tables(connection):
+            if not has_table(connection, "meta"):
                 _execute_each(connection, _TABLES)
                 connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(_FIRST_FORMAT),))
                 connection.execute("INSERT INTO meta VALUES ('bank', ?)", (uuid.uuid4().hex,))
     finally:
         connection.close()
-    files.replace(root / "FORMAT", _format_line(_FIRST_FORMAT))
+    write_format(root, _FIRST_FORMAT, files=files)
 
 
-def allow_generations(root: Path, connection: sqlite3.Connection, *, files: Files) -> None:
-    """Make a bank ready for further generations, if it is not; outside any transaction.
-
-    The file FORMAT comes first: from then on nothing opens the bank that would misread it.
-    """
-    if (root / "FORMAT").read_bytes() != _format_line(FORMAT):
-        files.replace(root / "FORMAT", _format_line(FORMAT))
-    if not documents.has_generations(connection):
-        with transaction(connection):
-            _execute_each(connection, _GENERATION_TABLES)
-            connection.execute("UPDATE meta SET value = ? WHERE key = 'format'", (str(FORMAT),))
+def add_generations(connection: sqlite3.Connection) -> None:
+    """The tables that came with format 2; inside a transaction."""
+    _execute_each(connection, _GENERATION_TABLES)
 
 
 def check_format(root: Path) -> None:
     """Raise unless `root` holds a bank that this version can read."""
+    number = written_format(root)
+    if number > FORMAT:
+        raise FormatTooNew(
+            f"{root} has format {number}, this Embank reads up to {FORMAT}: upgrade Embank; the bank is untouched",
+            path=str(root),
+            format=number,
+        )
+    if not (root / DATABASE).exists():
+        raise BankDamaged(f"{root / DATABASE} is missing: restore the bank from a backup", path=str(root))
+
+
+def written_format(root: Path) -> int:
+    """The number in the file FORMAT: never less than the database's own."""
     try:
         words = (root / "FORMAT").read_text().split()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BankNotFound(f"there is no bank at {root}", path=str(root)) from error
     if len(words) != 2 or words[0] != "embank" or not words[1].isdecimal():
         raise BankDamaged(f"{root / 'FORMAT'} should read 'embank {FORMAT}'", path=str(root))
-    if int(words[1]) > FORMAT:
-        raise FormatTooNew(
-            f"{root} has format {words[1]}, this Embank reads up to {FORMAT}: upgrade Embank; the bank is untouched",
-            path=str(root),
-            format=int(words[1]),
-        )
-    if not (root / DATABASE).exists():
-        raise BankDamaged(f"{root / DATABASE} is missing: restore the bank from a backup", path=str(root))
+    return int(words[1])
+
+
+def write_format(root: Path, number: int, *, files: Files) -> None:
+    """Put a number into the file FORMAT, whole and durably."""
+    files.replace(root / "FORMAT", f"embank {number}\n".encode())
 
 
 def bank_id(connection: sqlite3.Connection) -> str:
     """The bank's own identity, made at its creation."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'bank'").fetchone()
     return str(row[0])
-
-
-def _format_line(number: int) -> bytes:
-    return f"embank {number}\n".encode()
 
 
 def _execute_each(connection: sqlite3.Connection, statements: str) -> None:
@@ -147,5 +146,6 @@ def _execute_each(connection: sqlite3.Connection, statements: str) -> None:
             connection.execute(statement)
 
 
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is not None
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether there is a table of that name: some are made when first needed."""
+    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).fetchone() is not None

@@ -17,7 +17,7 @@ import numpy as np
 
 from embank.errors import CollectionNotFound, EmbankError, FingerprintMismatch, ProtectedCollectionError, StoreError
 from embank.records import Chunk
-from embank.store import audit, collections, documents, generations, schema
+from embank.store import audit, collections, documents, generations
 from embank.store.collections import Row
 from embank.store.generation import Generation, OpenGenerations
 from embank.store.generations import Filling, Pending
@@ -249,7 +249,7 @@ class Shadows:
     def _begun(self, space: Space, dtype: str | None) -> Filling:
         with self._database.changing() as writer:
             row = self._row(writer)
-            schema.allow_generations(self._database.root, writer, files=self._shared.files)
+            self._shared.bring_format(2, writer)
             at = generations.filling(writer, row)
             if at is None:
                 with self._database.transaction() as connection:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from embank.errors import BankDamaged, EmbankError
 from embank.events.stream import Stream
 from embank.memory.governor import Governor, Registration
+from embank.store import migration
 from embank.store.collections import Row
 from embank.store.database import Database
 from embank.store.hot.accesses import Accesses
@@ -46,6 +48,11 @@ class Shared:
     index: IndexSettings
     ask: Ask | None = None
     hot: HotSettings = field(default_factory=HotSettings)
+
+    def bring_format(self, number: int, writer: sqlite3.Connection) -> None:
+        """Bring the bank to the format that an act needs, which is on record itself; outside any transaction."""
+        root = self.database.root
+        migration.bring(root, writer, files=self.files, now=self.clock.now(), to=number, on_record=False)
 
     def segments(self, row: Row) -> Segments:
         """The vector files of a collection, cut to the recorded mark where this process is the writer."""

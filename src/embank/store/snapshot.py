@@ -18,6 +18,7 @@ from embank.store.index.protocol import Float32, Index, Mask, Neighbors, Slots
 from embank.store.metric import scores
 from embank.store.protocol import Passage
 from embank.store.views import Picture
+from embank.store.where import Predicate
 
 
 class Snapshot:
@@ -108,9 +109,9 @@ class Snapshot:
         """The documents of `ids` that exist, with their passages and slots."""
         return contents.of_ids(self._connection, self.row, ids)
 
-    def contents_behind(self, after: str | None) -> Iterator[Content]:
-        """The documents behind the id `after` in the order of ids, with their passages and slots."""
-        return contents.behind(self._connection, self.row, after)
+    def contents_behind(self, after: str | None, *, where: Predicate | None = None) -> Iterator[Content]:
+        """The documents behind the id `after` that match, in the order of ids, with their passages and slots."""
+        return contents.behind(self._connection, self.row, after, where=where)
 
     def owners(self, slots: Slots) -> dict[int, int]:
         """A number for the document of each slot."""
