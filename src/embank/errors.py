@@ -28,6 +28,7 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
         ├── BankDamaged (ValueError)         the files contradict each other
         ├── FormatTooNew (ValueError)        written by a newer Embank
         ├── StorageFull (OSError)            the disk has no room; nothing of the batch was kept
+        ├── StorageFailed (OSError)          the disk can't be read, written or synchronised
         ├── CollectionNotFound (LookupError)
         ├── DocumentNotFound (LookupError)
         ├── FingerprintMismatch (ValueError) vectors of another model
@@ -159,6 +160,10 @@ class FormatTooNew(StoreError, ValueError):
 
 class StorageFull(StoreError, OSError):
     """The disk has no room. Nothing of the batch was kept; what was acknowledged before is safe."""
+
+
+class StorageFailed(StoreError, OSError):
+    """The disk can't be read, written or synchronised. What was acknowledged before is safe as far as the disk is."""
 
 
 class CollectionNotFound(StoreError, LookupError):

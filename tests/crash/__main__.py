@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=None, help="as a failed run has printed it")
     parser.add_argument("--power-cut", action="store_true", help="lose what was not synchronised, as well")
+    parser.add_argument("--faults", action="store_true", help="no kills: writing and synchronising fails for a while")
     parser.add_argument("--no-sync", action="store_true", help="with --power-cut: ignore every fsync; this must fail")
     parser.add_argument("--folder", type=Path, default=None, help="where to work; default: a temporary one in memory")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -44,14 +45,14 @@ def main() -> int:
     try:
         library: Path | None = shim.compiled()
     except OSError as error:
-        if given.power_cut:
+        if given.power_cut or given.faults:
             console.print(f"no power cuts here: {error}", markup=False)
             return 2
         console.print(f"kills at random times only: {error}", markup=False)
         library = None
     seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     folder = Path(tempfile.mkdtemp(prefix="embank-crash-", dir=given.folder or (_FAST if _FAST.is_dir() else None)))
-    plan = Plan(folder, seed, given.rounds, power_cut=given.power_cut, syncs=not given.no_sync)
+    plan = Plan(folder, seed, given.rounds, power_cut=given.power_cut, faults=given.faults, syncs=not given.no_sync)
     summary = _run(plan, library, console)
     if summary.clean:
         shutil.rmtree(folder)
@@ -72,7 +73,7 @@ def _run(plan: Plan, library: Path | None, console: Console) -> Summary:
     )
     # Without a thread that redraws: this process forks.
     with Progress(*columns, console=console, auto_refresh=False) as progress:
-        name = "power cuts" if plan.power_cut else "kills"
+        name = "power cuts" if plan.power_cut else "faults" if plan.faults else "kills"
         task = progress.add_task(name, total=plan.rounds, words="")
 
         def on_round(summary: Summary) -> None:

@@ -6,6 +6,7 @@ kept only what was synchronised.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -20,9 +21,14 @@ from tests.crash import processes, shim
 from tests.crash.disk import Disk, Fate
 from tests.crash.inspection import inspected, inspected_copy
 from tests.crash.small import make_steps_small
-from tests.crash.workload import ACTS, Orders, Workload
+from tests.crash.workload import ACTS, Fault, Orders, Workload
 from tests.crash.witness import Witness
 
+FAULTS: tuple[tuple[int, list[int]], ...] = (
+    (errno.ENOSPC, [shim.CREATE, shim.WRITE, shim.MKDIR]),
+    (errno.EIO, [shim.WRITE]),
+    (errno.EIO, [shim.SYNC]),
+)
 FATES: tuple[Fate, ...] = ("none", "none", "first", "some", "some", "all")
 VERSIONS_A_RUN = 1_000_000
 FIRST_GUESS = 40
@@ -83,6 +89,7 @@ class Plan:
     seed: int
     rounds: int
     power_cut: bool = False
+    faults: bool = False
     syncs: bool = True
     rounds_a_bank: int = 100
     verify_every: int = 10
@@ -145,7 +152,8 @@ class Runner:
         """Let a process work, and kill it; problems where it ended by itself in an error."""
         rng, target = self._rng, self._target()
         self._runs += 1
-        by_time = self._library is None or (disk is None and rng.random() < 0.25)
+        faults = self._plan.faults
+        by_time = not faults and (self._library is None or (disk is None and rng.random() < 0.25))
         operations, seconds = self._usual(target)
         orders = Orders(
             bank=self._root / "bank",
@@ -153,8 +161,9 @@ class Runner:
             seed=rng.getrandbits(32),
             first_version=self._runs * VERSIONS_A_RUN,
             target=target,
-            kill_in=None if by_time else rng.randint(1, operations + operations // 8 + 1),
+            kill_in=None if by_time or faults else rng.randint(1, operations + operations // 8 + 1),
             part=rng.choice((shim.BEFORE, shim.BEHIND, shim.HALF)),
+            fault=self._fault(operations) if faults else None,
         )
         self._journal.write_bytes(b"")
         pid, reading = processes.forked(lambda told: self._work(orders, told), errors=self._errors)
@@ -185,7 +194,8 @@ class Runner:
             words = "failed opening" if under_way == ["open"] else f"failed in {under_way}"
             return [f"{words}: exit code {code}: {self._errors.read_text(errors='replace')[-3000:]}"]
         else:
-            self.summary.interrupted["not at all"] += 1
+            failed, self._witness.failed = self._witness.failed, []
+            self.summary.interrupted[f"{target}: {failed[0]['error']}" if failed else "not at all"] += 1
         return []
 
     def _work(self, orders: Orders, told: int) -> None:
@@ -270,6 +280,11 @@ class Runner:
             self._targets = list(ACTS)
             self._rng.shuffle(self._targets)
         return self._targets.pop()
+
+    def _fault(self, operations: int) -> Fault:
+        """No room, a disk that fails to write, or one that fails to synchronise: once, a few times, or from then on."""
+        error, kinds = self._rng.choice(FAULTS)
+        return Fault(self._rng.randint(1, max(operations, 1)), self._rng.choice((1, 3, 1_000_000)), error, kinds)
 
     def _usual(self, target: str) -> tuple[int, float]:
         """The most operations and seconds that the act took of late."""

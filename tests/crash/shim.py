@@ -35,12 +35,12 @@ class Record:
     def told(self) -> str:
         """For a kill: what was to be done, or was just done, with which kind of file."""
         name = Path(self.path).name.removesuffix(" (deleted)")
-        kinds = {"bank.db": "bank.db", "bank.db-wal": "bank.db-wal", "FORMAT": "FORMAT", "LOCK": "LOCK", "BACKUP": "BACKUP"}
-        place = kinds.get(name) or next((told for part, told in _PLACES if part in self.path), "folder")
+        place = name if name in _NAMES else next((told for part, told in _PLACES if part in self.path), "folder")
         return f"{KINDS[self.detail]} {'backup: ' if '/backups/' in self.path else ''}{place}"
 
 
-_PLACES = ((".vec", "segment"), ("/lexical", "lexical"), ("vectors.index", "vector index"), (".FORMAT", "FORMAT"))
+_NAMES = {"bank.db", "bank.db-wal", "bank.db-shm", "bank.db-journal", "FORMAT", "LOCK", "BACKUP"}
+_PLACES = ((".vec", "segment"), ("lexical", "lexical"), ("plan.json", "plan"), ("vectors.index", "vector index"), (".FORMAT", "FORMAT"))
 
 
 def records(journal: Path) -> Iterator[Record]:

@@ -31,6 +31,7 @@ class Witness:
         self.copies: dict[str, Copy] = {}
         self.whole: list[tuple[State, State]] = []
         """(before, after) of acts that were cut short and are to be seen as a whole or not at all."""
+        self.failed: list[dict[str, Any]] = []
         self.acknowledged = 0
         self.done: dict[str, list[tuple[int, float]]] = {}
         """Operations and seconds of acts that came to their end."""
@@ -42,6 +43,10 @@ class Witness:
             if "do" in line:
                 open_acts[line["do"]] = line["act"]
                 self._begin(line["act"])
+                continue
+            if "failed" in line:
+                self.failed.append(line)
+                self._leave_open(open_acts.pop(line["failed"]))
                 continue
             act = open_acts[line["part"] if "part" in line else line["did"]]
             if "part" in line:

@@ -1,7 +1,7 @@
 """What a process does to a bank until it is killed: it tells every act before, and acknowledges it behind.
 
 Lines, each a JSON object: {"do": NUMBER, "act": [KIND, …]}; {"part": NUMBER, "ids": […]} for what is acknowledged of an
-act under way; {"did": NUMBER, "operations": N} behind it. Acts and what they say: `Witness` reads them.
+act under way; {"did": NUMBER, "operations": N, "seconds": S} behind it, or {"failed": NUMBER, …}. Acts and what they say: `Witness` reads them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from embank.bank import Bank, LocalCollection
+from embank.errors import EmbankError
 from embank.records import Document
 from embank.source.report import SourceReport
 
@@ -33,8 +34,21 @@ BEFOREHAND = {"compact": "delete", "snapshot": "ingest", "lexical": "upsert"}
 
 
 @dataclass(frozen=True)
+class Fault:
+    """From its operation `first` on, so many operations of `kinds` fail with `error` (an errno)."""
+
+    first: int
+    count: int
+    error: int
+    kinds: list[int]
+
+
+@dataclass(frozen=True)
 class Orders:
-    """What a process is to do. `kill_in`: at which operation of the act `target` it is killed; `None`: not by itself."""
+    """What a process is to do. `kill_in`: at which operation of the act `target` it is killed; `None`: not by itself.
+
+    With a `fault` the act may fail in an error that is one of Embank's own; all acts behind it must not.
+    """
 
     bank: Path
     backups: Path
@@ -44,6 +58,7 @@ class Orders:
     kill_in: int | None
     part: int
     more: int = 3
+    fault: Fault | None = None
 
 
 class Numbered:
@@ -73,6 +88,7 @@ class Workload:
         self._number = 0
         self._lock = threading.Lock()
         self._bank: Bank | None = None
+        self._is_done = False
 
     def run(self) -> None:
         rng, target = self._rng, self._orders.target
@@ -84,18 +100,37 @@ class Workload:
         for _ in range(rng.randint(0, 2)):
             self._do(rng.choice(QUICK))
         if target not in ("open", "close"):
-            self._do(target, beside=target in LONG and rng.random() < 0.5)
+            self._do(target, beside=target in LONG and rng.random() < 0.5 and self._orders.fault is None)
             for _ in range(self._orders.more):
                 self._do(rng.choice(ACTS[1:-1]))
         self._do("close")
 
     def _do(self, kind: str, *, beside: bool = False) -> None:
         """Do one act; where it is the target, the operation of the kill is counted from here on."""
-        if kind == self._orders.target and self._shim is not None and self._orders.kill_in is not None:
+        is_target, self._is_done = kind == self._orders.target and not self._is_done, kind == self._orders.target
+        if is_target and self._shim is not None and self._orders.kill_in is not None:
             self._shim.kill_in(self._orders.kill_in, self._orders.part)
-        if not beside:
+        if is_target and self._orders.fault is not None:
+            self._do_with(self._orders.fault, kind)
+        elif beside:
+            self._do_beside(kind)
+        else:
             getattr(self, f"_{kind}")()
-            return
+
+    def _do_with(self, fault: Fault, kind: str) -> None:
+        """Do an act while the disk fails. What fails with it must say so in words of Embank's own."""
+        assert self._shim is not None
+        self._shim.fail(fault.first, fault.first + fault.count - 1, fault.error, fault.kinds)
+        try:
+            getattr(self, f"_{kind}")()
+        except EmbankError as error:
+            self._say({"failed": self._number, "error": type(error).__name__, "message": str(error)})
+            self._shim.fail(0, 0, 0, [])
+            if kind == "open":
+                self._do("open")
+        self._shim.fail(0, 0, 0, [])
+
+    def _do_beside(self, kind: str) -> None:
         done = threading.Event()
         writer = threading.Thread(target=self._keep_writing, args=(done, random.Random(self._rng.random())))
         writer.start()
