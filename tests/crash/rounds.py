@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ FAULTS: tuple[tuple[int, list[int]], ...] = (
 )
 FATES: tuple[Fate, ...] = ("none", "none", "first", "some", "some", "all")
 VERSIONS_A_RUN = 1_000_000
-FIRST_GUESS = 40
 
 
 @dataclass
@@ -64,7 +63,8 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "clean": self.clean}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**plain, "interrupted": dict(self.interrupted), "at": dict(self.at), "clean": self.clean}
 
     def count(self, problem: str) -> None:
         """Put a problem into its drawer."""
@@ -122,7 +122,6 @@ class Runner:
                 self._new_bank()
             problems = self._round(thorough=self._lived % self._plan.verify_every == 0)
             self.summary.rounds += 1
-            self.summary.acknowledged = self.summary.acknowledged
             if problems:
                 self._failed(number, problems)
             self._lived = 0 if problems or self._lived + 1 >= self._plan.rounds_a_bank else self._lived + 1
@@ -161,7 +160,7 @@ class Runner:
             seed=rng.getrandbits(32),
             first_version=self._runs * VERSIONS_A_RUN,
             target=target,
-            kill_in=None if by_time or faults else rng.randint(1, operations + operations // 8 + 1),
+            kill_in=None if by_time or faults else rng.randint(1, operations + operations // 8 + 1) if operations else None,
             part=rng.choice((shim.BEFORE, shim.BEHIND, shim.HALF)),
             fault=self._fault(operations) if faults else None,
         )
@@ -287,9 +286,9 @@ class Runner:
         return Fault(self._rng.randint(1, max(operations, 1)), self._rng.choice((1, 3, 1_000_000)), error, kinds)
 
     def _usual(self, target: str) -> tuple[int, float]:
-        """The most operations and seconds that the act took of late."""
+        """The most operations and seconds that the act took of late; 0 where it is to be done for the first time."""
         done = self._witness.done.get(target, [])[-5:]
-        return max((each[0] for each in done), default=FIRST_GUESS), max((each[1] for each in done), default=0.05)
+        return max((each[0] for each in done), default=0), max((each[1] for each in done), default=0.05)
 
     def _failed(self, number: int, problems: list[str]) -> None:
         for each in problems:
