@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import uuid
 from pathlib import Path
@@ -115,16 +116,20 @@ def allow_generations(root: Path, connection: sqlite3.Connection, *, files: File
 def check_format(root: Path) -> None:
     """Raise unless `root` holds a bank that this version can read."""
     try:
-        words = (root / "FORMAT").read_text().split()
+        told = re.fullmatch(rb"embank ([1-9][0-9]*)\n", (root / "FORMAT").read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BankNotFound(f"there is no bank at {root}", path=str(root)) from error
-    if len(words) != 2 or words[0] != "embank" or not words[1].isdecimal():
-        raise BankDamaged(f"{root / 'FORMAT'} should read 'embank {FORMAT}'", path=str(root))
-    if int(words[1]) > FORMAT:
-        raise FormatTooNew(
-            f"{root} has format {words[1]}, this Embank reads up to {FORMAT}: upgrade Embank; the bank is untouched",
+    if told is None:
+        raise BankDamaged(
+            f"{root / 'FORMAT'} is damaged: it should read 'embank {_FIRST_FORMAT}', or 'embank {FORMAT}' where a "
+            f"collection was re-embedded or compacted; write that, or restore the bank from a backup",
             path=str(root),
-            format=int(words[1]),
+        )
+    if (number := int(told[1])) > FORMAT:
+        raise FormatTooNew(
+            f"{root} has format {number}, this Embank reads up to {FORMAT}: upgrade Embank; the bank is untouched",
+            path=str(root),
+            format=number,
         )
     if not (root / DATABASE).exists():
         raise BankDamaged(f"{root / DATABASE} is missing: restore the bank from a backup", path=str(root))
