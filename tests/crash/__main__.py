@@ -18,12 +18,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-
 from tests.crash import shim
 from tests.crash.rounds import Plan, Runner, Summary
 
 _FIGURES = (
-    "lost", "duplicates", "half_written", "came_back", "failed_openings", "damaged", "other",
+    "lost",
+    "duplicates",
+    "half_written",
+    "came_back",
+    "failed_openings",
+    "damaged",
+    "other",
 )
 
 
@@ -99,7 +104,10 @@ def _tell(summary: Summary, console: Console) -> None:
             histogram.add_row(what, str(count), "█" * max(round(30 * count / most), 1))
         console.print(histogram)
     for failure in summary.failures:
-        console.print(f"round {failure['round']} of seed {failure['seed']} failed; its bank is kept in {failure['kept']}", markup=False)
+        console.print(
+            f"round {failure['round']} of seed {failure['seed']} failed; its bank is kept in {failure['kept']}",
+            markup=False,
+        )
         for problem in failure["problems"][:10]:
             console.print(f"  {problem}", markup=False)
 

@@ -192,5 +192,3 @@ def _differs(folder: Folder, path: Path, rng: random.Random) -> str | None:
         if found is not None:
             return found
     return None
-
-

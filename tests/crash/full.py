@@ -1,4 +1,4 @@
-"""A bank on a disk that is full, again and again: `python -m tests.crash.full FOLDER`, a small file system's own folder.
+"""A bank on a disk that is full, again and again: `python -m tests.crash.full FOLDER`, where a small one is mounted.
 
 Every act is tried with less and less room. What fails must fail in an error of Embank's own; once there is room again
 the same process goes on, and all that was acknowledged is there. Prints one JSON object: how often what failed.
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.crash.small import FLAGS, make_steps_small, text
+
 import embank
 from embank.errors import StorageFull
 from embank.store.verify import verify
 from embank.testing.fakes import HashModel
-
-from tests.crash.small import FLAGS, make_steps_small, text
 
 STEP_BYTES = 16_384
 BATCH = 14
@@ -62,9 +62,8 @@ def main() -> None:
                 _fill(ballast, folder, leave=steps * STEP_BYTES)
                 try:
                     act()
-                except StorageFull as error:
+                except StorageFull:
                     failed[name] += 1
-                    assert "room" in str(error), error
                 finally:
                     ballast.unlink()
                 shutil.rmtree(folder / "copy", ignore_errors=True)

@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tests.crash.small import FLAGS, IDS, NAME, metadata, model, opened, text
+
 import embank
 from embank.bank import LocalCollection
 from embank.store.backup import restore
 from embank.store.protocol import StoredDocument
 from embank.store.verify import verify
-
-from tests.crash.small import FLAGS, IDS, NAME, metadata, model, opened, text
 
 SEARCHED = 5
 
@@ -33,8 +33,14 @@ def inspected(bank: Path, *, seed: int, thorough: bool) -> dict[str, Any]:
             problems += _files(bank, info.generation, under_way=kept.reembedding() is not None)
             for name in rng.sample(sorted(documents), min(SEARCHED, len(documents))):
                 problems += _found(kept, name, next(each.text for each in listed if each.id == name))
-            for name in rng.sample(sorted({f"d{number}" for number in range(IDS)} - set(documents)), 1 if len(documents) < IDS else 0):
-                problems += [f"came back: {hit.id} is found" for hit in kept.search(f"unique{name}", mode="lexical") if hit.id == name]
+            for name in rng.sample(
+                sorted({f"d{number}" for number in range(IDS)} - set(documents)), 1 if len(documents) < IDS else 0
+            ):
+                problems += [
+                    f"came back: {hit.id} is found"
+                    for hit in kept.search(f"unique{name}", mode="lexical")
+                    if hit.id == name
+                ]
     if thorough:
         problems += [f"damaged: {each.part}: {each.message}" for each in verify(bank, full=True).findings]
     return {"documents": documents, "problems": problems}

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from tests.crash import processes, shim
 from tests.crash.disk import Disk, Fate
 from tests.crash.inspection import inspected, inspected_copy
 from tests.crash.small import make_steps_small
-from tests.crash.workload import ACTS, Fault, Orders, Workload
 from tests.crash.witness import Witness
+from tests.crash.workload import ACTS, Fault, Orders, Workload
 
 FAULTS: tuple[tuple[int, list[int]], ...] = (
     (errno.ENOSPC, [shim.CREATE, shim.WRITE, shim.MKDIR]),
@@ -160,7 +161,11 @@ class Runner:
             seed=rng.getrandbits(32),
             first_version=self._runs * VERSIONS_A_RUN,
             target=target,
-            kill_in=None if by_time or faults else rng.randint(1, operations + operations // 8 + 1) if operations else None,
+            kill_in=None
+            if by_time or faults
+            else rng.randint(1, operations + operations // 8 + 1)
+            if operations
+            else None,
             part=rng.choice((shim.BEFORE, shim.BEHIND, shim.HALF)),
             fault=self._fault(operations) if faults else None,
         )
@@ -220,7 +225,7 @@ class Runner:
     def _look(self, *, thorough: bool) -> list[str]:
         bank, seed = self._root / "bank", self._rng.getrandbits(32)
         problems = self._look_at_copies()
-        answer = processes.asked(lambda: inspected(bank, seed=seed, thorough=thorough), errors=self._errors)
+        answer = processes.asked(partial(inspected, bank, seed=seed, thorough=thorough), errors=self._errors)
         self.summary.verified += thorough
         if "error" in answer:
             return [*problems, f"failed opening: {answer['error']}"]
@@ -238,13 +243,15 @@ class Runner:
                 continue
             self.summary.backups += 1
             restored = self._rng.random() < 0.25
-            answer = processes.asked(lambda: inspected_copy(place, scratch, restored=restored), errors=self._errors)
+            answer = processes.asked(partial(inspected_copy, place, scratch, restored=restored), errors=self._errors)
             shutil.rmtree(scratch, ignore_errors=True)
             if "error" in answer:
                 problems.append(f"damaged: {name}: {answer['error']}")
                 continue
             found = {each: tuple(value) for each, value in answer["documents"].items()}
-            wrong = [each for each in copy.state.keys() | found.keys() if found.get(each) not in copy.state.get(each, {None})]
+            wrong = [
+                each for each in copy.state.keys() | found.keys() if found.get(each) not in copy.state.get(each, {None})
+            ]
             problems += answer["problems"] + [f"lost: {name} holds {each} as {found.get(each)}" for each in wrong]
         for place in (self._root / "backups").iterdir():
             shutil.rmtree(place)
@@ -258,10 +265,10 @@ class Runner:
         self._new_bank()
         bank, backups = self._root / "bank", self._root / "backups"
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        works = [
-            lambda: Workload(Orders(bank, backups, 0, 0, each, None, 0), None, nowhere).run() for each in ("backup", "reembed")
+        works: list[Callable[[], object]] = [
+            Workload(Orders(bank, backups, 0, 0, each, None, 0), None, nowhere).run for each in ("backup", "reembed")
         ]
-        works += [lambda: inspected(bank, seed=0, thorough=True)]
+        works.append(partial(inspected, bank, seed=0, thorough=True))
         processes.warmed(works, errors=self._errors)
         os.close(nowhere)
         self.summary.banks = 0
@@ -296,4 +303,6 @@ class Runner:
         kept = self._plan.folder / f"failed-{number}"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self._root, kept)
-        self.summary.failures.append({"round": number, "seed": self._plan.seed, "kept": str(kept), "problems": problems})
+        self.summary.failures.append(
+            {"round": number, "seed": self._plan.seed, "kept": str(kept), "problems": problems}
+        )

@@ -40,7 +40,13 @@ class Record:
 
 
 _NAMES = {"bank.db", "bank.db-wal", "bank.db-shm", "bank.db-journal", "FORMAT", "LOCK", "BACKUP"}
-_PLACES = ((".vec", "segment"), ("lexical", "lexical"), ("plan.json", "plan"), ("vectors.index", "vector index"), (".FORMAT", "FORMAT"))
+_PLACES = (
+    (".vec", "segment"),
+    ("lexical", "lexical"),
+    ("plan.json", "plan"),
+    ("vectors.index", "vector index"),
+    (".FORMAT", "FORMAT"),
+)
 
 
 def records(journal: Path) -> Iterator[Record]:

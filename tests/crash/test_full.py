@@ -18,7 +18,10 @@ MOUNTED = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 def test_acts_on_a_full_disk_fail_in_words_and_go_on(environment: dict[str, str], tmp_path: Path) -> None:
     """Its own assertions are in `tests.crash.full`, which runs where the file system is mounted."""
     mount = f"mount -t tmpfs -o size=6m tmpfs {shlex.quote(str(tmp_path))}"
-    if shutil.which("unshare") is None or subprocess.run([*MOUNTED, mount], capture_output=True, check=False).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*MOUNTED, mount], capture_output=True, check=False).returncode
+    ):
         pytest.skip("a small file system can't be mounted here (no user namespaces)")
     work = f"{mount} && exec {shlex.join([sys.executable, '-m', 'tests.crash.full', str(tmp_path)])}"
     told = subprocess.run([*MOUNTED, work], capture_output=True, text=True, env=environment, check=False)

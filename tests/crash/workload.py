@@ -1,7 +1,7 @@
 """What a process does to a bank until it is killed: it tells every act before, and acknowledges it behind.
 
 Lines, each a JSON object: {"do": NUMBER, "act": [KIND, …]}; {"part": NUMBER, "ids": […]} for what is acknowledged of an
-act under way; {"did": NUMBER, "operations": N, "seconds": S} behind it, or {"failed": NUMBER, …}. Acts and what they say: `Witness` reads them.
+act under way; behind it {"did": NUMBER, "operations": N, "seconds": S}, or {"failed": NUMBER, …}. `Witness` reads them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from tests.crash.shim import Shim
+from tests.crash.small import GROUPS, IDS, NAME, current_model, metadata, model, opened, text
 
 from embank.bank import Bank, LocalCollection
 from embank.errors import EmbankError
 from embank.records import Document
 from embank.source.report import SourceReport
-
-from tests.crash.shim import Shim
-from tests.crash.small import GROUPS, IDS, NAME, current_model, metadata, model, opened, text
 
 QUICK = ("upsert", "upsert", "relabel", "delete")
 LONG = ("compact", "snapshot", "lexical", "backup", "reembed")
@@ -163,7 +163,9 @@ class Workload:
     def _upsert(self, rng: random.Random | None = None) -> None:
         version = self._next()
         names = {f"d{number}": version for number in (rng or self._rng).sample(range(IDS), 5)}
-        listed = [{"id": each, "text": text(each, version), "metadata": metadata(each, version, version)} for each in names]
+        listed = [
+            {"id": each, "text": text(each, version), "metadata": metadata(each, version, version)} for each in names
+        ]
         with self._telling("upsert", names):
             self._kept.add(listed)
 
@@ -207,7 +209,11 @@ class Workload:
     def _reembed(self) -> None:
         under_way = self._kept.reembedding()
         now = current_model(self._orders.bank)
-        name = ("beta" if now == "alpha" else "alpha") if under_way is None else under_way.space.fingerprint.partition(":")[0]
+        name = (
+            ("beta" if now == "alpha" else "alpha")
+            if under_way is None
+            else under_way.space.fingerprint.partition(":")[0]
+        )
         with self._telling("reembed", name):
             self._kept.reembed(model(name))
 
@@ -251,7 +257,7 @@ class Told:
     operations: int = 0
     started: float = 0.0
 
-    def __enter__(self) -> Told:
+    def __enter__(self) -> Self:
         self.workload._say({"do": self.number, "act": self.act})
         self.operations, self.started = self.workload.operations(), time.monotonic()
         return self

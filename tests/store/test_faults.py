@@ -113,7 +113,7 @@ def test_every_flipped_bit_of_the_format_is_found(open_store: OpenStore, tmp_pat
     whole = path.read_bytes()
     for bit in range(8 * len(whole)):
         flip(path, bit // 8, 1 << bit % 8)
-        with pytest.raises((BankDamaged, FormatTooNew), match="FORMAT is damaged|upgrade Embank"):
+        with pytest.raises((BankDamaged, FormatTooNew), match=r"FORMAT is damaged|upgrade Embank"):
             check_format(tmp_path / "bank")
         path.write_bytes(whole)
     flip(path, 0)
@@ -153,7 +153,10 @@ def test_a_file_system_that_is_read_only(open_store: OpenStore, tmp_path: Path) 
     store.close()
     folder = shlex.quote(str(tmp_path))
     mount = f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"
-    if shutil.which("unshare") is None or subprocess.run([*MOUNTED, mount], capture_output=True, check=False).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*MOUNTED, mount], capture_output=True, check=False).returncode
+    ):
         pytest.skip("a file system can't be mounted read-only here (no user namespaces)")
     work = f"{mount} && exec {shlex.join([sys.executable, '-c', _READ_ONLY, str(tmp_path / 'bank')])}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
