@@ -121,7 +121,10 @@ class Runner:
         for number in range(self._plan.rounds):
             if self._lived == 0:
                 self._new_bank()
-            problems = self._round(thorough=self._lived % self._plan.verify_every == 0)
+            try:
+                problems = self._round(thorough=self._lived % self._plan.verify_every == 0)
+            except KeyboardInterrupt:  # what was found until then is told
+                break
             self.summary.rounds += 1
             if problems:
                 self._failed(number, problems)

@@ -31,7 +31,8 @@ Value = tuple[int, int]
 
 def make_steps_small() -> None:
     """For this process: windows, steps and segments of a few rows."""
-    kit.WINDOW_DOCUMENTS = reembedding.WINDOW_DOCUMENTS = 16
+    kit.WINDOW_DOCUMENTS = 16
+    reembedding.WINDOW_DOCUMENTS = 16  # type: ignore[attr-defined]  # it was imported there by its name
     compact.WINDOW_ROWS = 48
     purge.STEP_DOCUMENTS = 5
     generations._STEP_ROWS = 100

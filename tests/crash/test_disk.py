@@ -4,56 +4,19 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.crash import processes, shim
-from tests.crash.disk import Disk
+from tests.crash import shim
+from tests.crash.machine import Machine
 
-
-class Machine:
-    """A folder, and processes that work in it and are watched."""
-
-    def __init__(self, library: Path, folder: Path) -> None:
-        self.root, self._folder, self._library = folder / "root", folder, library
-        (self.root / "old").mkdir(parents=True)
-        (self.root / "old" / "file").write_bytes(b"0123456789")
-        self.disk = Disk(self.root)
-        self.killed: str | None = None
-
-    def run(self, work: Callable[[], None], *, kill_in: int = 0, part: int = shim.BEFORE, syncs: bool = True) -> int:
-        """How a process that did `work` in the folder ended."""
-        journal = self._folder / "journal"
-        journal.write_bytes(b"")
-
-        def watched(_: int) -> None:
-            os.chdir(self.root)
-            watching = shim.Shim(
-                self._library, self.root, journal=os.open(journal, os.O_WRONLY | os.O_APPEND), writes=True, syncs=syncs
-            )
-            if kill_in:
-                watching.kill_in(kill_in, part)
-            work()
-
-        pid, reading = processes.forked(watched, errors=self._folder / "errors")
-        os.close(reading)
-        code = processes.ended(pid)
-        assert code in (0, -9), (self._folder / "errors").read_text()
-        self.killed = self.disk.read(journal)
-        assert self.disk.is_as(self.root) is None
-        return code
-
-    def after_a_cut(self) -> dict[str, bytes]:
-        """All files, where nothing is kept that was not synchronised."""
-        target = self._folder / "after"
-        self.disk.cut(target, random.Random(0), "none")
-        return {path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+# From Python 3.12 on a fork beside other threads is warned of; these children call the system alone.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 
 @pytest.fixture
 def machine(library: Path, tmp_path: Path) -> Machine:
-    return Machine(library, tmp_path)
+    return Machine(library, tmp_path / "root", old={"old/file": b"0123456789"})
 
 
 def sync(path: str) -> None:

@@ -116,17 +116,22 @@ class Witness:
                 self.certain.pop(name, None)
             else:
                 self.certain[name] = value
-        for before, after in self.whole:
-            for name in effects:
-                before.pop(name, None)
-                after.pop(name, None)
+        self._overtake(effects)
 
     def _leave_open(self, act: list[Any]) -> None:
         effects = self._effects(act)
+        self._overtake(effects)
         if act[0] in ("upsert", "relabel", "delete"):
             self.whole.append(({name: self.certain.get(name) for name in effects}, dict(effects)))
         for name, value in effects.items():
             self.maybe.setdefault(name, set()).add(value)
+
+    def _overtake(self, effects: State) -> None:
+        """What a later act changed, or may have, says nothing of the acts before it."""
+        for before, after in self.whole:
+            for name in effects:
+                before.pop(name, None)
+                after.pop(name, None)
 
     def _is_open(self, name: str, value: Value | None) -> bool:
         return self.maybe.get(name) == {value}
