@@ -1,7 +1,8 @@
 """Killed while it makes a bank, then gone on with, then the power is cut: `python -m tests.crash.creation FOLDER`.
 
 A process is killed behind each thing it makes or renames, before it can synchronise the folder. The next one finds it
-there, acknowledges a document, and has to have made all of it durable. Prints what it was killed at, and found, as JSON.
+there, acknowledges a document, and has to have made all of it durable. Prints as JSON what it was killed at, and what
+was found.
 """
 
 from __future__ import annotations
@@ -50,10 +51,9 @@ def _problems(library: Path, folder: Path, number: int) -> list[str]:
 
 
 def _put(version: int, path: Path = Path("bank")) -> None:
+    document = {"id": "d1", "text": text("d1", version), "metadata": metadata("d1", version, version)}
     with opened(path) as bank:
-        bank.collection(NAME).add(
-            [{"id": "d1", "text": text("d1", version), "metadata": metadata("d1", version, version)}]
-        )
+        bank.collection(NAME).add([document])
 
 
 def _made(folder: Path) -> Path:
