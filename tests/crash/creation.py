@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def main() -> None:
     make_steps_small()
     library = shim.compiled()
     warm = folder / "warm"
-    works = [partial(_put, 1, warm), partial(inspected, warm, seed=0, thorough=True)]
+    works: list[Callable[[], object]] = [partial(_put, 1, warm), partial(inspected, warm, seed=0, thorough=True)]
     processes.warmed(works, errors=folder / "errors")
     whole = Machine(library, _made(folder / "whole"), old={})
     assert whole.run(partial(_put, 1)) == 0
@@ -47,7 +48,7 @@ def _problems(library: Path, folder: Path, number: int) -> list[str]:
     if "error" in answer:
         return [answer["error"]]
     lost = [] if answer["documents"].get("d1") == [2, 2] else [f"lost: there is {answer['documents']}"]
-    return lost + answer["problems"]
+    return [*lost, *answer["problems"]]
 
 
 def _put(version: int, path: Path = Path("bank")) -> None:
