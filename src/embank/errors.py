@@ -29,6 +29,7 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
         ├── FormatTooNew (ValueError)        written by a newer Embank
         ├── StorageFull (OSError)            the disk has no room; nothing of the batch was kept
         ├── IndexUnavailable (ConnectionError) the library or server that keeps an index fails; vectors are scanned
+        ├── StorageFailed (OSError)          the disk can't be read, written or synchronised
         ├── CollectionNotFound (LookupError)
         ├── DocumentNotFound (LookupError)
         ├── FingerprintMismatch (ValueError) vectors of another model
@@ -165,6 +166,10 @@ class StorageFull(StoreError, OSError):
 
 class IndexUnavailable(StoreError, ConnectionError):
     """The library or server that keeps a vector index failed or can't be reached. Searches scan the vectors instead."""
+
+
+class StorageFailed(StoreError, OSError):
+    """The disk can't be read, written or synchronised. What was acknowledged before is safe as far as the disk is."""
 
 
 class CollectionNotFound(StoreError, LookupError):

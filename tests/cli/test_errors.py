@@ -35,6 +35,7 @@ DOCUMENTED = {
     errors.BudgetExceeded: 5,
     errors.BudgetBelowFloor: 5,
     errors.StorageFull: 6,
+    errors.StorageFailed: 6,
     errors.BankDamaged: 6,
     errors.FormatTooNew: 6,
     errors.ModelError: 7,

@@ -29,6 +29,7 @@ from embank.errors import (
     ModelNotFound,
     ProtectedCollectionError,
     SourceError,
+    StorageFailed,
     StorageFull,
 )
 
@@ -70,6 +71,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (BankDamaged, STORAGE),
     (FormatTooNew, STORAGE),
     (StorageFull, STORAGE),
+    (StorageFailed, STORAGE),
     (FingerprintMismatch, USAGE),
     (InvalidInput, USAGE),
     (ConfigError, USAGE),

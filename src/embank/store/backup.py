@@ -9,25 +9,28 @@ The copy is made under a temporary name, read again and verified, and renamed: i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from embank.errors import BankDamaged, InvalidInput, StorageFull, StoreError
 from embank.store import collections, documents, filecheck, generations, manifest, schema
+from embank.store.database import translated_errors
 from embank.store.manifest import BLOCK_BYTES
 from embank.store.reports import BackupReport, VerifyReport
 from embank.store.verify import verify
 from embank.system.files import Files
+from embank.system.log import get_logger
 from embank.system.process import start_time
 from embank.system.sqlite import connect, snapshot
+
+_log = get_logger(__name__)
 
 OnBackupProgress = Callable[[float, str], None]
 """Called with how much is done, 0 to 1, and what is being done."""
@@ -101,8 +104,10 @@ class _Copy:
         self._check_target()
         temporary = self._target.with_name(f".{self._target.name}.{os.getpid()}-{start_time(os.getpid()) or 0:.0f}.tmp")
         self._remove_leftovers()
+        kept = "no copy was kept, and the bank is as it was"
+        made = temporary
         try:
-            with self._translated_errors():
+            with translated_errors(self._source, place=self._target.parent, kept=kept):
                 temporary.mkdir(mode=0o700)
                 for left in reversed(range(_TRIES)):
                     if self._attempt(temporary, last=not left):
@@ -114,11 +119,11 @@ class _Copy:
                 for folder, _, _ in os.walk(temporary):
                     self._files.sync_directory(Path(folder))
                 self._check_target()
-                temporary.rename(self._target)
+                made = temporary.rename(self._target)
+                self._files.sync_directory(self._target.parent)
         except BaseException:
-            self._files.remove_tree(temporary)
+            self._discard(made)
             raise
-        self._files.sync_directory(self._target.parent)
         return BackupReport(
             source=str(self._source),
             target=str(self._target),
@@ -136,6 +141,12 @@ class _Copy:
             raise InvalidInput(f"there is no folder {self._target.parent}", path=str(self._target))
         if self._target.resolve().is_relative_to(self._source.resolve()):
             raise InvalidInput(f"{self._target} lies in the bank itself", path=str(self._target))
+
+    def _discard(self, made: Path) -> None:
+        try:
+            self._files.remove_tree(made)
+        except OSError as error:  # the first error tells more
+            _log.warning("what was copied to %s could not be removed: %s", made, error)
 
     def _remove_leftovers(self) -> None:
         """What a copy to the same place that was killed has left."""
@@ -260,28 +271,3 @@ class _Copy:
         self._done_bytes += size
         if self._on_progress is not None:
             self._on_progress(_COPIED * min(self._done_bytes / self._total_bytes, 1.0), words)
-
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        """Say what a full disk and a damaged database mean for a copy."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise BankDamaged(
-                    f"{self._source / schema.DATABASE}: {error}: `embank verify` tells more; no copy was kept",
-                    path=str(self._source),
-                ) from error
-            if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
-                raise self._full() from error
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise self._full() from error
-            raise
-
-    def _full(self) -> StorageFull:
-        return StorageFull(
-            f"no room left on the disk of {self._target.parent}: no copy was kept, and the bank is as it was",
-            path=str(self._target),
-        )

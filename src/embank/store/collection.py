@@ -12,6 +12,8 @@ from embank.errors import (
     EmbankError,
     MetricMismatch,
     ProtectedCollectionError,
+    StorageFailed,
+    StorageFull,
     StoreError,
 )
 from embank.events.kinds import ChangeRefused, DocumentsCommitted, DocumentsDeleted
@@ -225,9 +227,16 @@ class StoredCollection:
     def catch_up(self, *, lag_rows: int | None = None, index: bool = True) -> None:
         """Bring the lexical view up to date if it lags by `lag_rows` passages, or as many as the settings allow.
 
-        Where the vector index is due, it is brought up to date in the background, unless `index` is false.
+        Where the vector index is due, it is brought up to date in the background, unless `index` is false. What is
+        written is durable before: where the disk is full or fails, the view catches up with the next call or search.
         """
         allowed = self._shared.settings.lexical_rows if lag_rows is None else lag_rows
+        try:
+            self._catch_up(allowed, index=index)
+        except (StorageFull, StorageFailed) as error:
+            _log.warning("the lexical view of %r lags behind: %s", self.name, error)
+
+    def _catch_up(self, allowed: int, *, index: bool) -> None:
         with self._database.reading() as connection:
             row = collections.find(connection, self.name)
             generation = self._generations.enter(row) if row is not None and row.slots else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embank.errors import BankDamaged, BankReadOnly, StorageFull
+from embank.errors import BankDamaged, BankReadOnly, StorageFailed, StorageFull, StoreError
 from embank.store.schema import DATABASE
 from embank.system.sqlite import Readers, connect, transaction
 
@@ -65,28 +66,65 @@ class Database:
                 self._writer.close()
 
 
+_BATCH = "the last batch was not kept, all that was acknowledged is safe"
+_ROOM_BYTES = 1_048_576
+"""With less than this SQLite's errors of reading and writing, which don't say why, are put down to a full disk."""
+
+
 @contextmanager
-def translated_errors(root: Path) -> Iterator[None]:
-    """Say what SQLite's and the kernel's errors mean for the bank."""
+def translated_errors(root: Path, *, place: Path | None = None, kept: str = _BATCH) -> Iterator[None]:
+    """Say what SQLite's and the kernel's errors mean for the bank at `root`.
+
+    `place` is where was written, by default the bank, and `kept` what has become of that.
+    """
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
-            raise _full(root, error) from error
-        raise
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise BankDamaged(f"{root / DATABASE}: {error}: restore the bank from a backup") from error
-        raise
+    except sqlite3.Error as error:
+        meant = _of_sqlite(error, root, place or root, kept)
+        if meant is None:
+            raise
+        raise meant from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full(root, error) from error
-        raise
+        meant = meaning(error.errno, error, place or root, kept)
+        if meant is None:
+            raise
+        raise meant from error
 
 
-def _full(root: Path, error: Exception) -> StorageFull:
-    return StorageFull(
-        f"no room left on the disk of {root}: the last batch was not kept, all that was acknowledged is safe; "
-        f"make room and run the same command again ({error})",
-        path=str(root),
-    )
+def meaning(number: int | None, error: Exception, place: Path, kept: str) -> StoreError | None:
+    """What the kernel's error of that number means; `None` where it speaks for itself."""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(
+            f"no room left on the disk of {place}: {kept}; make room and run the same command again ({error})",
+            path=str(place),
+        )
+    if number == errno.EIO:
+        return StorageFailed(
+            f"the disk of {place} fails ({error}): {kept}; see what the system's log says of it (dmesg), and run the "
+            f"same command again once it works",
+            path=str(place),
+        )
+    if number == errno.EROFS:
+        return BankReadOnly(f"the disk of {place} can't be written: open the bank read-only", path=str(place))
+    return None
+
+
+def _of_sqlite(error: sqlite3.Error, root: Path, place: Path, kept: str) -> StoreError | None:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the module's own errors have none
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        words = f"{root / DATABASE}: {error}: `embank verify` tells more; restore the bank from a backup"
+        return BankDamaged(words, path=str(root))
+    if code == sqlite3.SQLITE_READONLY:
+        return meaning(errno.EROFS, error, place, kept)
+    if code == sqlite3.SQLITE_FULL:
+        return meaning(errno.ENOSPC, error, place, kept)
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return meaning(errno.ENOSPC if _is_full(place) else errno.EIO, error, place, kept)
+    return None
+
+
+def _is_full(place: Path) -> bool:
+    try:
+        return shutil.disk_usage(place).free < _ROOM_BYTES
+    except OSError:
+        return False

@@ -61,7 +61,6 @@ class LocalStore:
             self.lock = None if read_only else _lock(root, files)
             if self.lock is not None:
                 opened.callback(self.lock.close)
-                manifest.drop(root, files=files)
             else:
                 schema.check_format(root)
             self.database = Database(root, read_only=read_only)
@@ -117,16 +116,23 @@ class LocalStore:
 
 def _lock(root: Path, files: Files) -> WriterLock:
     """Lock the bank, then make what is missing of it: two processes that create it at once take turns."""
-    if (root / "FORMAT").exists():
+    is_there = (root / "FORMAT").exists()
+    if is_there:
         schema.check_format(root)
-        return WriterLock(root / "LOCK")
-    schema.check_place(root)
-    with translated_errors(root):
-        files.make_directory(root, mode=0o700)
+    else:
+        schema.check_place(root)
+    with translated_errors(root), ExitStack() as opened:
+        if not is_there:
+            files.make_directory(root, mode=0o700)
+            files.sync_directory(root.absolute().parent)
         lock = WriterLock(root / "LOCK")
-        try:
+        opened.callback(lock.close)
+        if not is_there:
             schema.create(root, files=files)
-        except BaseException:
-            lock.close()
-            raise
+        # A writer that was killed may have had no time to synchronise what it made or removed here.
+        for folder in (root, root / "vectors", root / "views"):
+            if folder.exists():
+                files.sync_directory(folder)
+        manifest.drop(root, files=files)
+        opened.pop_all()
     return lock

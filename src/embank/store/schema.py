@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -120,12 +121,16 @@ def check_format(root: Path) -> None:
 def written_format(root: Path) -> int:
     """The number in the file FORMAT: never less than the database's own."""
     try:
-        words = (root / "FORMAT").read_text().split()
+        told = re.fullmatch(rb"embank ([1-9][0-9]*)\n", (root / "FORMAT").read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BankNotFound(f"there is no bank at {root}", path=str(root)) from error
-    if len(words) != 2 or words[0] != "embank" or not words[1].isdecimal():
-        raise BankDamaged(f"{root / 'FORMAT'} should read 'embank {FORMAT}'", path=str(root))
-    return int(words[1])
+    if told is None:
+        raise BankDamaged(
+            f"{root / 'FORMAT'} is damaged: it should read 'embank {_FIRST_FORMAT}', or 'embank {FORMAT}' where a "
+            f"collection was re-embedded or compacted; write that, or restore the bank from a backup",
+            path=str(root),
+        )
+    return int(told[1])
 
 
 def write_format(root: Path, number: int, *, files: Files) -> None:

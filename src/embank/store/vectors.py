@@ -122,7 +122,7 @@ class Segments:
         while done < len(stored):
             number, row = divmod(mark + done, SEGMENT_ROWS)
             part = stored[done : done + SEGMENT_ROWS - row]
-            descriptor = self._writable(number)
+            descriptor = self._writable(number, fresh=row == 0)
             # A structured array offers no plain buffer, its bytes do.
             self._files.write_at(descriptor, part.view(np.uint8).data, self.offset(row))
             done += len(part)
@@ -186,8 +186,9 @@ class Segments:
         """Where the record of a segment's row begins in its file."""
         return DATA_OFFSET + row * self._codec.record.itemsize
 
-    def _writable(self, number: int) -> int:
-        if self._open is not None and self._open[0] == number:
+    def _writable(self, number: int, *, fresh: bool) -> int:
+        """A descriptor of a segment; one that is `fresh` gets its header, also again after an append that failed."""
+        if self._open is not None and self._open[0] == number and not fresh:
             return self._open[1]
         if self._open is not None:
             os.close(self._open[1])
@@ -196,7 +197,7 @@ class Segments:
         path = self.path(number)
         descriptor = self._files.open_append(path)
         try:
-            if os.fstat(descriptor).st_size < DATA_OFFSET:
+            if fresh:
                 self._files.write_at(descriptor, memoryview(self.header(number).ljust(DATA_OFFSET, b"\0")), 0)
                 self._files.sync_directory(self._directory)
         except BaseException:

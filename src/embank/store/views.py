@@ -7,6 +7,7 @@ the passages past its marker. Both hand out a `Picture`: an immutable state to s
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import Protocol
 
 import numpy as np
 
-from embank.errors import StorageFull
+from embank.errors import StoreError
 from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
 from embank.store import documents, generations
 from embank.store.collections import Row
+from embank.store.database import meaning
 from embank.store.index.protocol import Mask, Neighbors
 from embank.store.lexical import WRITER_RESIDENT_BYTES, LexicalIndex, LexicalSearcher, Mark
 from embank.system.clock import Clock
@@ -28,6 +30,8 @@ from embank.system.log import get_logger
 from embank.system.sqlite import Readers
 
 _log = get_logger(__name__)
+
+_OS_ERROR = re.compile(r"os error (\d+)")
 
 MAX_TAIL_ROWS = 16_384
 """Passages a reading process indexes in memory; the writer leaves far fewer. Beyond it, answers are degraded."""
@@ -159,12 +163,27 @@ class WriterView:
             self._advance(row, connection)
         except ValueError as error:  # all that tantivy raises
             self._drop_writer()
-            if "No space left" in str(error):
-                raise StorageFull(f"no room on the disk for the lexical view: {error}") from error
+            self._raise_if_of_the_disk(error)
             _log.warning("lexical view of %r is damaged (%s): rebuilding", self._place.collection_name, error)
-            self._index, self._mark = self._recreate()
-            self._removed_through = 0
-            self._advance(row, connection)
+            try:
+                self._index, self._mark = self._recreate()
+                self._removed_through = 0
+                self._advance(row, connection)
+            except ValueError as again:
+                self._drop_writer()
+                self._raise_if_of_the_disk(again)
+                raise StoreError(
+                    f"the lexical view of {self._place.collection_name!r} can't be built ({again}): all documents are "
+                    f"safe, and searches by vectors (mode dense) go on",
+                    collection=self._place.collection_name,
+                ) from again
+
+    def _raise_if_of_the_disk(self, error: ValueError) -> None:
+        number = _OS_ERROR.search(str(error))
+        kept = f"the lexical view of {self._place.collection_name!r} lags behind, all documents are safe"
+        meant = meaning(int(number[1]), error, self._place.path, kept) if number else None
+        if meant is not None:
+            raise meant from error
 
     def _advance(self, row: Row, connection: sqlite3.Connection) -> None:
         started, rows = self._clock.monotonic(), 0
