@@ -57,8 +57,7 @@ class Snapshot:
         """Cosine of `query` with each of `slots`."""
         if self._rows is None or not len(slots):
             return _NONE.scores
-        similarity: Float32 = self._rows.pick(slots) @ query
-        return similarity
+        return self._rows.products(slots, query)
 
     def live_slots(self) -> Slots:
         """The slots of all passages there are (of those the filter allows), ascending."""

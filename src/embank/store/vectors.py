@@ -43,7 +43,7 @@ class Rows:
 
     def __init__(self, codec: Codec, segments: tuple[Mapped, ...], count: int, scattered_rows: Scattered) -> None:
         self.codec = codec
-        self._mapped = segments
+        self._pickable = [(segment.picking, segment.picked) for segment in segments]
         self._scattered = scattered_rows
         self._count = count
         self._segments = tuple(
@@ -61,7 +61,11 @@ class Rows:
 
     def pick(self, slots: npt.NDArray[np.int64]) -> Float32:
         """The same as `gather` for few slots far apart: nothing is read ahead around them."""
-        return self._scattered.read([(segment.picking, segment.picked) for segment in self._mapped], slots)
+        return self._scattered.read(self._pickable, slots)
+
+    def products(self, slots: npt.NDArray[np.int64], query: Float32) -> Float32:
+        """The inner product of `query`, float32, with each of `slots`; read as by `pick`."""
+        return self._scattered.products(self._pickable, slots, query)
 
     def gather(self, slots: npt.NDArray[np.int64]) -> Float32:
         """float32 vectors of `slots`, in that order; read in ascending order, which is kind to the disk."""

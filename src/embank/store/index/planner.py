@@ -246,7 +246,7 @@ class Planner:
     def _timed(self, codes: FaissCodes, rows: Rows, slots: Slots, questions: Float32, depth: int) -> float:
         started = time.perf_counter()
         for query in questions:
-            rows.pick(slots[codes.candidates(query, depth)]) @ query
+            rows.products(slots[codes.candidates(query, depth)], query)
         return (time.perf_counter() - started) / len(questions)
 
     def _check(self) -> None:

@@ -91,4 +91,4 @@ class RescoredIndex:
 
     def _scored(self, slots: Slots, query: Float32, k: int) -> Neighbors:
         nothing = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
-        return best_of(nothing, slots, self._vectors.pick(slots) @ query, k)
+        return best_of(nothing, slots, self._vectors.products(slots, query), k)
