@@ -87,9 +87,7 @@ def extended(given: Corpus, count: int) -> tuple[Float16, npt.NDArray[np.int32]]
     cells (k-means), with a weight of 0.3 to 0.7, made one long: between neighbours, where a further text of the kind
     would lie. Gaussian noise would be nobody's neighbour.
     """
-    vectors, sources = (
-        given.room / f"{count}-of-{len(given.texts)}-{what}.npy" for what in ("vectors", "sources")
-    )
+    vectors, sources = (given.room / f"{count}-of-{len(given.texts)}-{what}.npy" for what in ("vectors", "sources"))
     if not sources.exists():
         base, _ = embedded(given)
         random_rows = np.random.default_rng(5)

@@ -70,7 +70,7 @@ class Run:
 
     def act(self, name: str) -> tuple[Told, float]:
         """What an act answered, and its peak in MB."""
-        watched = watch(self._command(name), hertz=50)
+        watched = watch(self._command(name), hertz=50, errors_through=True)
         return _answer(name, watched.returncode, watched.stdout, watched.stderr), watched.peak / MB
 
     def command(self, *words: str) -> tuple[Told, float, float]:
@@ -189,7 +189,9 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a mark is missed")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--texts", type=int, default=49_152, help="texts that are really embedded")
-    parser.add_argument("--again", action="store_true", help="forget what the parts found, and begin with an empty bank")
+    parser.add_argument(
+        "--again", action="store_true", help="forget what the parts found, and begin with an empty bank"
+    )
     given = parser.parse_args()
     work = Work(ROOT / ".build" / f"million-{given.rows}", given.rows, given.texts)
     kept = work.room / "figures.json"

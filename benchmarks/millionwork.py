@@ -22,6 +22,7 @@ import embank
 from benchmarks.embedded import Corpus, Float32, corpus, extended, say
 from benchmarks.sampling import held_bytes
 from embank.memory import hygiene
+from embank.store.index.faiss import require
 
 NAME = "million"
 BUDGET = "256MB"
@@ -187,8 +188,7 @@ def thin(work: Work) -> Told:
 
 def hnsw(work: Work) -> Told:
     """FAISS's HNSW32 over float32 of the same vectors, kept in the room; and both asked in turns in this process."""
-    import faiss
-
+    faiss = require()
     asked, best = work.asked()
     vectors, _ = extended(work.corpus(), work.rows)
     path = work.room / "hnsw.faiss"
@@ -224,7 +224,11 @@ def hnsw(work: Work) -> Told:
                     way(query)
                 if turn:  # the first warms up
                     turns[name].append(_PER_TURN / (time.perf_counter() - started))
-    return {"build_s": build_s, "recalls": recalls, **{f"qps_{name}": statistics.median(t) for name, t in turns.items()}}
+    return {
+        "build_s": build_s,
+        "recalls": recalls,
+        **{f"qps_{name}": statistics.median(t) for name, t in turns.items()},
+    }
 
 
 def _id(row: int) -> str:

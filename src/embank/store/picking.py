@@ -67,7 +67,7 @@ class Scattered:
         return out
 
     def _parts(self, segments: Sequence[Segment], slots: Slots) -> Iterator[tuple[Slots, Stored]]:
-        """Where in `slots` some of them stand, and their records: in ascending order, no more than a block at a time."""
+        """Where in `slots` some of them stand, and their records: ascending, at most a block at a time."""
         order = np.argsort(slots)
         ascending = slots[order]
         bounds = np.searchsorted(ascending, np.arange(len(segments) + 1) * self._segment_rows).tolist()
