@@ -90,7 +90,7 @@ class Hnsw:
     def __init__(self) -> None:
         import faiss
 
-        self._faiss = faiss
+        self._faiss: Any = faiss
 
     def build(self, vectors: Any, planned: Any, *, links: int) -> float:  # noqa: ARG002 -- as all
         self._faiss.omp_set_num_threads(1)
@@ -158,7 +158,7 @@ class LanceDB:
         self._probes, self._refine, self._ef = probes, refine, ef
 
     def ask(self, query: Any, k: int) -> Any:
-        asked = self._rows.search(query, query_type="vector").distance_type("dot").limit(k).select(["row"])
+        asked = self._rows.search(query, query_type="vector").distance_type("dot").limit(k).select(["row", "_distance"])
         asked = asked.nprobes(self._probes).refine_factor(self._refine)
         asked = asked if self._ef is None else asked.ef(self._ef)
         return asked.to_arrow()["row"].to_pylist()
