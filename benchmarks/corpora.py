@@ -3,6 +3,7 @@
 `wordnet`: glosses of WordNet (Debian's `wordnet-base`), four fifths of them alone, the rest 5 to 14 in a row, about 44
 tokens on average: short texts with some long ones among them, as collections have. Without the package (another
 system, no network) the standard library's docstrings stand in, and the figures say so.
+`senses`: its words with their glosses, as they stand there.
 `perlfaq`: questions and answers of Perl's FAQ (Debian's `perl-doc`).
 `strange`: texts of strongly varying length and of random characters, from a seed.
 """
@@ -24,15 +25,9 @@ _SHORT_SHARE = 0.8
 
 def wordnet(count: int, *, seed: int = 7) -> tuple[str, list[str]]:
     """The corpus's name and `count` texts."""
-    folder = _package("wordnet-base")
-    if folder is None:
+    glosses = [gloss for _, gloss in senses()]
+    if not glosses:
         return "standard library", _docstrings(count, seed=seed)
-    glosses = [
-        line.rsplit("| ", 1)[1].strip()
-        for file in sorted((folder / "usr/share/wordnet").glob("data.*"))
-        for line in file.read_text(encoding="latin-1").splitlines()
-        if not line.startswith("  ") and "| " in line
-    ]
     chosen = random.Random(seed)
     chosen.shuffle(glosses)
     supply = cycle(glosses)
@@ -41,6 +36,20 @@ def wordnet(count: int, *, seed: int = 7) -> tuple[str, list[str]]:
         length = 1 if chosen.random() < _SHORT_SHARE else chosen.randint(5, 14)
         texts.append(". ".join(islice(supply, length)))
     return "WordNet", texts
+
+
+def senses() -> list[tuple[str, str]]:
+    """All words of WordNet with their glosses, in its order, one a sense; empty where the package can't be had."""
+    folder = _package("wordnet-base")
+    if folder is None:
+        return []
+    lines = (
+        line
+        for file in sorted((folder / "usr/share/wordnet").glob("data.*"))
+        for line in file.read_text(encoding="latin-1").splitlines()
+        if not line.startswith("  ") and "| " in line
+    )
+    return [(line.split(" ", 5)[4].replace("_", " "), line.rsplit("| ", 1)[1].strip()) for line in lines]
 
 
 def perlfaq() -> list[tuple[str, str]]:

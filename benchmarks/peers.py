@@ -23,6 +23,14 @@ PIPELINES = {
 }
 """Whole pipelines: what embeds, with what keeps and searches the vectors."""
 
+INDEXES = {
+    "chroma": ("chromadb==1.5.9",),
+    "lancedb": ("lancedb==0.40.0",),
+    "annoy": ("annoy==1.17.3", "numpy==2.4.6"),
+    "usearch": ("usearch==2.26.6",),
+}
+"""What keeps and searches vectors that it is given."""
+
 
 def python_of(peer: str) -> Path | None:
     """The interpreter of a peer's environment; None where it can't be installed, with the reason on standard error."""
@@ -34,7 +42,7 @@ def python_of(peer: str) -> Path | None:
     shutil.rmtree(home, ignore_errors=True)
     venv.create(home, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, *(PACKAGES | PIPELINES)[peer]], capture_output=True, text=True, check=False)
+    done = subprocess.run([*pip, *(PACKAGES | PIPELINES | INDEXES)[peer]], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"{peer} can't be installed: {done.stderr.strip()[-300:]}", file=sys.stderr)
         shutil.rmtree(home)

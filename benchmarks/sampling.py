@@ -72,12 +72,18 @@ class Watched:
 
 
 def watch(
-    command: Sequence[str], *, environ: dict[str, str] | None = None, marker: str = "\0", hertz: float = 100.0
+    command: Sequence[str],
+    *,
+    environ: dict[str, str] | None = None,
+    marker: str = "\0",
+    hertz: float = 100.0,
+    errors_through: bool = False,
 ) -> Watched:
-    """Run a command to its end and sample its tree."""
+    """Run a command to its end and sample its tree. `errors_through`: its standard error is ours, and not kept."""
     started = time.perf_counter()
     result = Watched(0, "", "")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
+    errors = None if errors_through else subprocess.PIPE
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ) as process:
         ended = threading.Event()
 
         def sample() -> None:
@@ -89,7 +95,8 @@ def watch(
 
         sampler = threading.Thread(target=sample, daemon=True)
         sampler.start()
-        result.stdout, result.stderr = process.communicate()
+        result.stdout, said = process.communicate()
+        result.stderr = said or ""  # `None` where it went through
         ended.set()
         sampler.join()
     result.returncode, result.seconds = process.returncode, time.perf_counter() - started

@@ -27,6 +27,24 @@ def test_a_zero_row_stays_zero() -> None:
     assert codec.decode(codec.encode(np.zeros((1, 4), np.float32))).tolist() == [[0, 0, 0, 0]]
 
 
+def test_every_number_of_half_precision_is_decoded_exactly() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    codec = Codec("fp16", 8)
+    finite = np.isfinite(every)
+    stored = every.view(codec.record)
+    np.testing.assert_array_equal(
+        codec.decode(stored).ravel()[finite].view(np.uint32), every[finite].astype(np.float32).view(np.uint32)
+    )
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_told_to_be_damaged(bad: float) -> None:
+    codec = Codec("fp16", 4)
+    stored = codec.encode(np.array([[1, 0, 0, 0], [0, 0, 0, 1]], np.float32))
+    stored["codes"][1, 2] = bad
+    assert codec.damaged(stored).tolist() == [False, True]
+
+
 def test_an_unknown_dtype_is_named() -> None:
     with pytest.raises(InvalidInput, match="fp16 or int8, not 'fp4'"):
         Codec("fp4", 8)

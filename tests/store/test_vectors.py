@@ -43,6 +43,19 @@ def test_rows_span_segments(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_segments")
+def test_scores_are_those_of_the_vectors_picked_in_any_order_and_number(tmp_path: Path) -> None:
+    data = clustered(350, seed=6)
+    store = segments(tmp_path)
+    store.append(data, mark=0)
+    rows = store.rows(350)
+    shuffled = np.random.default_rng(0).permutation(350)
+    for slots in (shuffled, shuffled[:1], shuffled[:0], np.array([349, 0, 99, 100, 250])):
+        kept = data[slots].astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(rows.pick(slots), kept)
+        np.testing.assert_allclose(rows.scores(slots, data[7]), kept @ data[7], atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_segments")
 def test_cut_removes_exactly_what_lies_past_the_mark(tmp_path: Path) -> None:
     data = clustered(350, seed=2)
     segments(tmp_path).append(data, mark=0)

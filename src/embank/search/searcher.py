@@ -26,6 +26,9 @@ from embank.system.clock import Clock
 
 MAX_K = 10_000
 
+_PER_DOCUMENT = 5
+"""Passages gathered first for each document asked for; more follow where several of them are of one document."""
+
 _MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 
 
@@ -152,6 +155,8 @@ class Searcher:
 
     def _answer(self, query: Query, snapshot: Snapshot) -> list[Hit]:
         depth = max(self._settings.candidates, query.k)
+        if query.mode != "hybrid":  # nothing is fused: so many are only needed where documents have many passages
+            depth = min(depth, _PER_DOCUMENT * query.k)
         while True:
             found = self._gather(query, snapshot, depth)
             best = _best_of_each(found, snapshot, query.k)

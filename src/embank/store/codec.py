@@ -15,6 +15,9 @@ Stored = npt.NDArray[Any]
 """shape (n,), one structured record a vector (`Codec.record`)."""
 
 MOST_IN_FP16 = float(np.finfo(np.float16).max)
+_KEPT_BITS = np.array(0x8FFFE000, np.uint32).view(np.int32)[()]
+_REBIASED = np.float32(2.0**112)
+"""From the exponent's bias of half precision, 15, to that of single precision, 127."""
 
 _LENGTH_SLACK = 2e-3
 """How far half precision may take a unit vector's length from 1, twice over."""
@@ -77,12 +80,24 @@ class Codec:
             if self.dtype == "int8":  # half a step a component; the largest component of a unit vector is at most 1
                 slack += np.minimum(stored["scale"][:, 0], 1 / 127) / 2 * np.float32(self.dimension**0.5)
             fits: npt.NDArray[np.bool_] = np.abs(lengths - 1) <= slack
+            fits &= np.isfinite(stored["codes"]).all(axis=1)
         return ~fits
 
     def decode(self, stored: Stored, out: Float32 | None = None) -> Float32:
-        """float32 rows, shape (len(stored), dimension), written into `out` when it is given."""
+        """float32 rows, shape (len(stored), dimension), written into `out` when it is given.
+
+        What is not finite in half precision, as in a damaged record, comes out as some number of 65,536 or more.
+        """
         rows = np.empty((len(stored), self.dimension), np.float32) if out is None else out[: len(stored)]
-        rows[...] = stored["codes"]
         if self.dtype == "int8":
+            rows[...] = stored["codes"]
             rows *= stored["scale"]
+            return rows
+        # numpy converts half precision one number at a time. Moving sign, exponent and fraction to their places in
+        # single precision, and correcting the exponent by a product, is exact and takes a quarter of the time.
+        bits = rows.view(np.int32)
+        bits[...] = stored["codes"].view("<i2")
+        bits <<= 13
+        bits &= _KEPT_BITS
+        rows *= _REBIASED
         return rows

@@ -26,6 +26,9 @@ MAX_METADATA_BYTES = 65_536
 MAX_ID_BYTES = 1_024
 MAX_TEXT_BYTES = 4_194_304
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":"))
+"""Made once: `json.dumps` makes one for every document."""
+
 
 def check_document(document: Document) -> None:
     """Raise `InvalidInput` for an id, a text or metadata that can't be kept; names the document and the value."""
@@ -57,7 +60,7 @@ def encode_metadata(document: Document) -> str:
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
         raise InvalidInput(f"document {document.id!r}: the metadata must be a mapping with string keys")
     try:
-        encoded = json.dumps(dict(given), ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":"))
+        encoded = _CANONICAL.encode(dict(given))
         size = len(encoded.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"document {document.id!r}: the metadata can't be kept: {error}") from error

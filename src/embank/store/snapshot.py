@@ -15,7 +15,6 @@ from embank.store.contents import Content
 from embank.store.generation import Epoch
 from embank.store.index.exact import ExactIndex
 from embank.store.index.protocol import Float32, Index, Mask, Neighbors, Slots
-from embank.store.metric import scores
 from embank.store.protocol import Passage
 from embank.store.views import Picture
 from embank.store.where import Predicate
@@ -76,7 +75,7 @@ class Snapshot:
         """The score of each of `slots` by the collection's metric."""
         if self._rows is None or not len(slots):
             return _NONE.scores
-        return scores(self._rows.metric, self._rows.pick(slots), query)
+        return self._rows.scores(slots, query)
 
     def live_slots(self) -> Slots:
         """The slots of all passages there are (of those the filter allows), ascending."""

@@ -55,7 +55,7 @@ class Rows:
     ) -> None:
         self.codec = codec
         self.metric = metric
-        self._mapped = segments
+        self._pickable = [(segment.picking, segment.picked) for segment in segments]
         self._scattered = scattered_rows
         self._count = count
         self._segments = tuple(
@@ -73,7 +73,11 @@ class Rows:
 
     def pick(self, slots: npt.NDArray[np.int64]) -> Float32:
         """The same as `gather` for few slots far apart: nothing is read ahead around them."""
-        return self._scattered.read([(segment.picking, segment.picked) for segment in self._mapped], slots)
+        return self._scattered.read(self._pickable, slots)
+
+    def scores(self, slots: npt.NDArray[np.int64], query: Float32) -> Float32:
+        """The scores of the vectors of `slots` for `query`, shape (dimension,), in that order."""
+        return self._scattered.scores(self.metric, self._pickable, slots, query)
 
     def gather(self, slots: npt.NDArray[np.int64]) -> Float32:
         """float32 vectors of `slots`, in that order; read in ascending order, which is kind to the disk."""

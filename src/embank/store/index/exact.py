@@ -55,6 +55,9 @@ def best_of(best: Neighbors, slots: Slots, scores: Float32, k: int) -> Neighbors
     if len(best.scores) == k:
         above = scores > best.scores[-1]
         slots, scores = slots[above], scores[above]
+    if len(scores) > k:  # most can be told apart from the best without being put in order
+        good = ~(scores < np.partition(scores, len(scores) - k)[len(scores) - k])
+        slots, scores = slots[good], scores[good]
     if not len(slots):
         return best
     slots = np.concatenate((best.slots, slots))

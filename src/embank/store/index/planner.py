@@ -28,7 +28,7 @@ from embank.store.index.methods import LEAST_TRAINING_ROWS, Method
 from embank.store.index.nearest import nearest, working_bytes
 from embank.store.index.protocol import Float32, Mask, Slots
 from embank.store.index.settings import Settings
-from embank.store.metric import Metric, scores
+from embank.store.metric import Metric
 from embank.store.vectors import Rows
 
 SAMPLE_ROWS = 49_152
@@ -237,7 +237,7 @@ class Planner:
     def _timed(self, codes: FaissCodes, rows: Rows, slots: Slots, questions: Float32, depth: int) -> float:
         started = time.perf_counter()
         for query in questions:
-            scores(rows.metric, rows.pick(slots[codes.candidates(query, depth)]), query)
+            rows.scores(slots[codes.candidates(query, depth)], query)
         return (time.perf_counter() - started) / len(questions)
 
     def _check(self) -> None:

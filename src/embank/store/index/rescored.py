@@ -13,7 +13,6 @@ import numpy as np
 from embank.errors import IndexUnavailable
 from embank.store.index.exact import ExactIndex, best_of
 from embank.store.index.protocol import Capabilities, Codes, Float32, Mask, Neighbors, Slots
-from embank.store.metric import scores
 from embank.store.vectors import Rows
 
 NARROW_ROWS = 2_048
@@ -111,4 +110,4 @@ class RescoredIndex:
 
     def _scored(self, slots: Slots, query: Float32, k: int) -> Neighbors:
         nothing = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
-        return best_of(nothing, slots, scores(self._vectors.metric, self._vectors.pick(slots), query), k)
+        return best_of(nothing, slots, self._vectors.scores(slots, query), k)

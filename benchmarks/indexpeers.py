@@ -1,0 +1,256 @@
+"""One library that keeps and searches vectors, in a process of its own: `python -m benchmarks.indexpeers NAME VECTORS`.
+
+Told what to do by `benchmarks.index`, one JSON object a line: `build` with parameters that only a new index can take,
+`set` with those of a search, `ask` for the rows found, `turn` for the seconds that so many questions take, one at a
+time. VECTORS is a folder of .npy files, which are mapped: float32 `vectors` and `asked`, and `planned`, questions to
+choose an index with. Libraries of others run in environments of their own, and import nothing of Embank.
+
+What is kept is in memory, as each library does it when it is not told otherwise: Annoy is not saved and mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+K = 10
+_BLOCK = 4_096
+
+Ask = Callable[[Any, int], Any]
+"""Rows for one question, and how many."""
+
+
+def _blocks(vectors: Any) -> Iterator[tuple[int, Any]]:
+    for first in range(0, len(vectors), _BLOCK):
+        yield first, np.asarray(vectors[first : first + _BLOCK])
+
+
+class Embank:
+    """The product's index as its planner chooses it, or a kind by name, over its own segment files."""
+
+    def __init__(self) -> None:
+        from embank.memory import hygiene
+        from embank.store.index import faiss
+
+        hygiene.apply()
+        self._faiss = faiss.require()
+        self.told: dict[str, Any] = {}
+
+    def build(self, vectors: Any, planned: Any, *, kind: str) -> float:
+        """Store, plan, and build; the seconds of training and filling. Storing and planning are told apart."""
+        from embank.store.codec import Codec
+        from embank.store.index import building
+        from embank.store.index.backend import Home
+        from embank.store.index.planner import Planner, Questions
+        from embank.store.index.rescored import RescoredIndex
+        from embank.store.index.settings import Settings
+        from embank.store.vectors import Segments
+        from embank.system.files import Files
+
+        self._faiss.omp_set_num_threads(1)
+        self._room = tempfile.TemporaryDirectory()
+        segments = Segments(Path(self._room.name) / "v", Codec("fp16", vectors.shape[1]), files=Files())
+        for first, block in _blocks(vectors):
+            segments.append(block, mark=first)
+        rows = segments.rows(len(vectors))
+        settings = Settings.model_validate({"kind": kind})
+        started = time.perf_counter()
+        if kind == "auto":
+            plan = Planner(settings, limit_bytes=1 << 40, going=lambda: True).plan(rows, None, Questions(planned, ""))
+            self.told["plan"] = [
+                {"name": each.method.name, "recall_low": each.recall_low, "query_ms": 1e3 * each.query_s}
+                for each in plan.trials
+            ]
+            method = plan.chosen
+            if method is None:
+                raise RuntimeError(plan.reason)
+        else:
+            method = settings.method(kind, vectors.shape[1], len(rows))
+        self.told |= {"plan_s": time.perf_counter() - started, "method": method.name}
+        started = time.perf_counter()
+        home = Home(Path(self._room.name) / "index", "", settings)
+        codes, _ = building.trained(method, rows, home=home, dead=None, governor=None)
+        building.fill(codes, rows, governor=None, going=lambda: True)
+        seconds = time.perf_counter() - started
+        self._index = RescoredIndex(codes, rows, depth=method.rescored, exhaustive=method.exhaustive)
+        return seconds
+
+    def ask(self, query: Any, k: int) -> Any:
+        return self._index.search(query, k).slots
+
+
+class Hnsw:
+    """FAISS's HNSW over float32, built in one thread, as Embank's."""
+
+    def __init__(self) -> None:
+        import faiss
+
+        self._faiss: Any = faiss
+
+    def build(self, vectors: Any, planned: Any, *, links: int) -> float:  # noqa: ARG002 -- as all
+        self._faiss.omp_set_num_threads(1)
+        self._index = self._faiss.IndexHNSWFlat(vectors.shape[1], links, self._faiss.METRIC_INNER_PRODUCT)
+        started = time.perf_counter()
+        for _, block in _blocks(vectors):
+            self._index.add(block)
+        return time.perf_counter() - started
+
+    def set(self, *, ef: int) -> None:
+        self._parameters = self._faiss.SearchParametersHNSW(efSearch=ef)
+
+    def ask(self, query: Any, k: int) -> Any:
+        return self._index.search(query[None], k, params=self._parameters)[1][0]
+
+
+class Chroma:
+    """Embedded, in memory, without files."""
+
+    def __init__(self) -> None:
+        import chromadb
+
+        self._client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
+
+    def build(self, vectors: Any, planned: Any, *, links: int) -> float:  # noqa: ARG002 -- as all
+        form = {"space": "ip", "max_neighbors": links, "ef_construction": 100}
+        self._rows = self._client.create_collection("vectors", configuration={"hnsw": form}, embedding_function=None)
+        started = time.perf_counter()
+        for first, block in _blocks(vectors):
+            self._rows.add(ids=[str(row) for row in range(first, first + len(block))], embeddings=block)
+        return time.perf_counter() - started
+
+    def set(self, *, ef: int) -> None:
+        self._rows.modify(configuration={"hnsw": {"ef_search": ef}})
+
+    def ask(self, query: Any, k: int) -> Any:
+        return [int(each) for each in self._rows.query(query_embeddings=query[None], n_results=k, include=[])["ids"][0]]
+
+
+class LanceDB:
+    """A table on the local disk, as it always is."""
+
+    def __init__(self) -> None:
+        import lancedb
+
+        self._room = tempfile.TemporaryDirectory()
+        self._database = lancedb.connect(self._room.name)
+
+    def build(self, vectors: Any, planned: Any, *, kind: str) -> float:  # noqa: ARG002 -- as all
+        import pyarrow as pa
+
+        def batch(first: int, block: Any) -> Any:
+            packed = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), vectors.shape[1])
+            return pa.record_batch({"row": np.arange(first, first + len(block)), "vector": packed})
+
+        started = time.perf_counter()
+        batches = [batch(first, block) for first, block in _blocks(vectors)]
+        self._rows = self._database.create_table("vectors", pa.Table.from_batches(batches))
+        del batches
+        more = {"num_sub_vectors": vectors.shape[1] // 8} if kind == "IVF_PQ" else {}
+        self._rows.create_index("dot", vector_column_name="vector", index_type=kind, **more)
+        return time.perf_counter() - started
+
+    def set(self, *, probes: int, refine: int, ef: int | None = None) -> None:
+        self._probes, self._refine, self._ef = probes, refine, ef
+
+    def ask(self, query: Any, k: int) -> Any:
+        asked = self._rows.search(query, query_type="vector").distance_type("dot").limit(k).select(["row", "_distance"])
+        asked = asked.nprobes(self._probes).refine_factor(self._refine)
+        asked = asked if self._ef is None else asked.ef(self._ef)
+        return asked.to_arrow()["row"].to_pylist()
+
+
+class Annoy:
+    """A forest in memory."""
+
+    def __init__(self) -> None:
+        import annoy
+
+        self._annoy = annoy
+
+    def build(self, vectors: Any, planned: Any, *, trees: int) -> float:  # noqa: ARG002 -- as all
+        self._index = self._annoy.AnnoyIndex(vectors.shape[1], "dot")
+        self._index.set_seed(1)
+        started = time.perf_counter()
+        for first, block in _blocks(vectors):
+            for row, vector in enumerate(block, first):
+                self._index.add_item(row, vector)
+        self._index.build(trees)
+        return time.perf_counter() - started
+
+    def set(self, *, search_k: int) -> None:
+        self._search_k = search_k
+
+    def ask(self, query: Any, k: int) -> Any:
+        return self._index.get_nns_by_vector(query, k, self._search_k)
+
+
+class Usearch:
+    """A graph over vectors of one precision."""
+
+    def __init__(self) -> None:
+        from usearch import index
+
+        self._usearch = index
+
+    def build(self, vectors: Any, planned: Any, *, dtype: str, links: int) -> float:  # noqa: ARG002 -- as all
+        self._index = self._usearch.Index(ndim=vectors.shape[1], metric="ip", dtype=dtype, connectivity=links)
+        started = time.perf_counter()
+        for first, block in _blocks(vectors):
+            self._index.add(np.arange(first, first + len(block)), block)
+        return time.perf_counter() - started
+
+    def set(self, *, ef: int) -> None:
+        self._index.expansion_search = ef
+
+    def ask(self, query: Any, k: int) -> Any:
+        return self._index.search(query, k).keys
+
+
+LIBRARIES = {
+    "embank": Embank, "hnsw": Hnsw, "chroma": Chroma, "lancedb": LanceDB, "annoy": Annoy, "usearch": Usearch,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Say that the library is there; then one act a line of input, one line of answer each."""
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    vectors, asked, planned = (
+        np.load(folder / f"{each}.npy", mmap_mode="r") for each in ("vectors", "asked", "planned")
+    )
+    library: Any = LIBRARIES[name]()
+    asked = np.array(asked)
+
+    def say(**fields: object) -> None:
+        answers.write(json.dumps(fields) + "\n")
+        answers.flush()
+
+    say(started=name)
+    for line in sys.stdin:
+        told = json.loads(line)
+        do, parameters = told["do"], told.get("parameters", {})
+        if do == "build":
+            seconds = library.build(vectors, np.array(planned), **parameters)
+            say(seconds=seconds, **getattr(library, "told", {}))
+        elif do == "set":
+            if parameters:
+                library.set(**parameters)
+            say(set=parameters)
+        elif do == "ask":
+            say(rows=[[int(row) for row in library.ask(query, K)] for query in asked])
+        else:
+            started = time.perf_counter()
+            for query in asked[: told["count"]]:
+                library.ask(query, K)
+            say(seconds=time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
