@@ -13,6 +13,8 @@ Knows numbers only. Not thread-safe.
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,17 +68,38 @@ def measured(point: Point, measure: Measure) -> int | None:
     return point.used_bytes + point.own_bytes - point.level_bytes
 
 
+_HEAD = struct.Struct("<qdqqq?")
+"""A point but for its counts: `used_bytes`, and whether it is known, come last."""
+
+
+def _packed(point: Point) -> bytes:
+    """A point in one block of Python's allocator instead of a dozen: hundreds of them are kept for good."""
+    used = point.used_bytes
+    head = _HEAD.pack(point.operations, point.at_s, point.own_bytes, point.level_bytes, used or 0, used is not None)
+    return head + array("q", point.counts).tobytes()
+
+
+def _unpacked(kept: bytes) -> Point:
+    operations, at_s, own, level, used, knows = _HEAD.unpack_from(kept)
+    counts = array("q", kept[_HEAD.size :])
+    return Point(operations, at_s, own, level, used if knows else None, tuple(counts))
+
+
 class History:
-    """See the module: `recent` and `whole`, at most `most` points each."""
+    """See the module: the latest points, and all of them, at most `most` of each."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.recent: deque[Point] = deque(maxlen=most)
-        self._whole: list[Point] = []
+        self._recent: deque[bytes] = deque(maxlen=most)
+        self._whole: list[bytes] = []
         self._stride = 1
         self._half: Point | None = None
         self._part: Point | None = None
         self._parts = 0
+
+    def __len__(self) -> int:
+        """Of the latest points."""
+        return len(self._recent)
 
     def add(self, reading: Point) -> bool:
         """Take a reading in; whether it completed a point."""
@@ -85,15 +108,23 @@ class History:
             return False
         point = self._half.merged(reading)
         self._half = None
-        self.recent.append(point)
+        self._recent.append(_packed(point))
         self._keep(point)
         return True
 
+    def recent(self) -> list[Point]:
+        """The latest points, in order."""
+        return [_unpacked(kept) for kept in self._recent]
+
+    def at(self, place: int) -> Point:
+        """One of the latest points, counted as in a list."""
+        return _unpacked(self._recent[place])
+
     def windows(self, least: int) -> Iterator[list[Point]]:
         """What creep is sought in, the shortest last: everything, the latest points, and the later half of these."""
-        recent = list(self.recent)
         if self._stride > 1 and len(self._whole) >= least:
-            yield self._whole
+            yield [_unpacked(kept) for kept in self._whole]
+        recent = self.recent()
         if len(recent) >= least:
             yield recent
         if len(recent) == self._most and self._most // 2 >= least:
@@ -101,24 +132,29 @@ class History:
 
     def before(self, operations: int) -> Point | None:
         """The latest of the recent points that is at least so many operations older than the last."""
-        if not self.recent:
+        if not self._recent:
             return None
-        mark = self.recent[-1].operations - operations
-        return next((point for point in reversed(self.recent) if point.operations <= mark), None)
+        mark = _operations(self._recent[-1]) - operations
+        found = next((kept for kept in reversed(self._recent) if _operations(kept) <= mark), None)
+        return None if found is None else _unpacked(found)
 
     def _keep(self, point: Point) -> None:
         self._part = point if self._part is None else self._part.merged(point)
         self._parts += 1
         if self._parts < self._stride:
             return
-        self._whole.append(self._part)
+        self._whole.append(_packed(self._part))
         self._part, self._parts = None, 0
         if len(self._whole) > self._most:
             pairs = zip(self._whole[::2], self._whole[1::2], strict=False)
-            self._part = self._whole[-1] if len(self._whole) % 2 else None
+            self._part = _unpacked(self._whole[-1]) if len(self._whole) % 2 else None
             self._parts = self._stride if self._part is not None else 0
-            self._whole = [earlier.merged(later) for earlier, later in pairs]
+            self._whole = [_packed(_unpacked(earlier).merged(_unpacked(later))) for earlier, later in pairs]
             self._stride *= 2
+
+
+def _operations(kept: bytes) -> int:
+    return int.from_bytes(kept[:8], "little", signed=True)
 
 
 def rise(operations: Sequence[int], values: Sequence[int], *, least_bytes: int, confidence: float) -> float | None:

@@ -64,7 +64,7 @@ class Suspect:
 
     def look(self, *, managed: bool) -> Found | None:
         """Call it after every point. `managed`: whether growth in consumers' books counts, too."""
-        last = self._history.recent[-1]
+        last = self._history.at(-1)
         for measure in _MEASURES:
             value = measured(last, measure)
             if value is not None:
@@ -112,11 +112,11 @@ class Suspect:
 
     def _broken(self) -> Found | None:
         """The part of the contract that growth breaks. At its end the least of two points counts, not a moment."""
-        recent = self._history.recent
+        history = self._history
         hundred, two, thousand = (self._history.before(n) for n in (_HUNDRED, 2 * _HUNDRED, _THOUSAND))
-        if hundred is None or len(recent) < 2:
+        if hundred is None or len(history) < 2:
             return None
-        now = recent[-2].merged(recent[-1])
+        now = history.at(-2).merged(history.at(-1))
         grown = _grown(hundred, now)
         self.most_per_100 = max(self.most_per_100, grown)
         since = None
@@ -129,8 +129,8 @@ class Suspect:
                 since = thousand
         if since is None:
             return None
-        points = tuple(point for point in recent if point.operations >= since.operations)
-        rate = _grown(since, now) / max(recent[-1].operations - since.operations, 1)
+        points = tuple(point for point in history.recent() if point.operations >= since.operations)
+        rate = _grown(since, now) / max(points[-1].operations - since.operations, 1)
         return Found("contract", points, rate)
 
 

@@ -121,7 +121,7 @@ class Creep:
         limit_bytes = self._limit_bytes()
         with self._lock:
             seen = Seen(
-                points=tuple(self._history.recent),
+                points=tuple(self._history.recent()),
                 kinds=tuple(zip(self._kinds, self._counts, strict=True)),
                 baseline_bytes=self._baseline,
                 own_bytes=self._readings.last_bytes,
@@ -246,7 +246,7 @@ class Creep:
             point = self._readings.point(raw, operations=self._operations, counts=self._counts)
             completed = self._history.add(point)
         if completed and self._baseline is None:
-            self._baseline = self._history.recent[0].level_bytes
+            self._baseline = self._history.at(0).level_bytes
             self._before = held(self._consumers())
         risen = self._jump(point)
         if risen is not None:
