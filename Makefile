@@ -53,10 +53,13 @@ bench: setup-full ## measure everything against its marks and draw the charts in
 	@$(PY) -m benchmarks.spine --json
 	@$(PY) -m benchmarks.embed --json
 	@$(PY) -m benchmarks.soak --json
-	@$(PY) -m benchmarks.container --json
+	@$(PY) -m benchmarks.container --json --chart docs/figures/container.svg
 	@$(PY) -m benchmarks.overhead --json
 	@$(PY) -m benchmarks.leaks --json
 	@$(PY) -m benchmarks.cache --json
+	@$(PY) -m benchmarks.index --json
+	@$(PY) -m benchmarks.million --json
+	@$(PY) -m benchmarks.stats --json
 	@$(PY) -m benchmarks.chart
 
 clean: ## remove all that make made, .venv included
