@@ -2,8 +2,8 @@
  *
  * Loaded into a process that is about to be killed (`shim.py`). Every system call that changes files is trapped by a
  * seccomp filter and made again from here: an LD_PRELOAD shim that replaces functions of the C library would miss what
- * tantivy does with its meta.json, which it renames by a system call of its own. Nothing of the C library is used
- * within a trapped call, which may have come from anywhere. One lock makes what is done and what is written down the
+ * tantivy does with its meta.json, which it renames by a system call of its own. Within a trapped call, which may have
+ * come from anywhere, nothing is used that locks or allocates. One lock makes what is done and what is written down the
  * same order.
  *
  * A record of the journal: the head below, `path_bytes` of the path, `data_bytes` of what was written or of the new

@@ -19,7 +19,7 @@ def run(environment: dict[str, str], folder: Path, *given: str) -> tuple[int, di
 
 
 def test_nothing_acknowledged_is_lost_to_a_kill(environment: dict[str, str], tmp_path: Path) -> None:
-    code, summary = run(environment, tmp_path, "--rounds", "24", "--seed", "1")
+    code, summary = run(environment, tmp_path, "--rounds", "20", "--seed", "1")
     assert summary["failures"] == []
     assert code == 0
     assert summary["kills"] >= 8
@@ -45,7 +45,7 @@ def test_a_disk_that_ignores_synchronisation_is_found_out(environment: dict[str,
 
 @pytest.mark.usefixtures("library")
 def test_a_failing_disk_fails_acts_in_words_and_loses_nothing(environment: dict[str, str], tmp_path: Path) -> None:
-    code, summary = run(environment, tmp_path, "--rounds", "24", "--seed", "3", "--faults")
+    code, summary = run(environment, tmp_path, "--rounds", "16", "--seed", "3", "--faults")
     assert summary["failures"] == []
     assert code == 0
     assert any(each.endswith((": StorageFull", ": StorageFailed")) for each in summary["interrupted"])

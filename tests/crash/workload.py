@@ -23,6 +23,7 @@ from embank.bank import Bank, LocalCollection
 from embank.errors import EmbankError
 from embank.records import Document
 from embank.source.report import SourceReport
+from embank.system.background import Background
 
 QUICK = ("upsert", "upsert", "relabel", "delete")
 LONG = ("compact", "snapshot", "lexical", "backup", "reembed")
@@ -92,6 +93,8 @@ class Workload:
 
     def run(self) -> None:
         rng, target = self._rng, self._orders.target
+        if target == "snapshot":  # else a thread has done it beforehand
+            Background.wake = lambda self: None  # type: ignore[method-assign]
         self._do("open")
         if target != "ingest" and self._kept.stats() is None:
             self._do("ingest")
