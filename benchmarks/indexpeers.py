@@ -10,6 +10,7 @@ What is kept is in memory, as each library does it when it is not told otherwise
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import tempfile
@@ -25,6 +26,11 @@ _BLOCK = 4_096
 
 Ask = Callable[[Any, int], Any]
 """Rows for one question, and how many."""
+
+
+def _library(name: str) -> Any:
+    """A module of somebody else's environment, which may not be there when types are checked."""
+    return importlib.import_module(name)
 
 
 def _blocks(vectors: Any) -> Iterator[tuple[int, Any]]:
@@ -88,9 +94,7 @@ class Hnsw:
     """FAISS's HNSW over float32, built in one thread, as Embank's."""
 
     def __init__(self) -> None:
-        import faiss
-
-        self._faiss: Any = faiss
+        self._faiss = _library("faiss")
 
     def build(self, vectors: Any, planned: Any, *, links: int) -> float:  # noqa: ARG002 -- as all
         self._faiss.omp_set_num_threads(1)
@@ -111,8 +115,7 @@ class Chroma:
     """Embedded, in memory, without files."""
 
     def __init__(self) -> None:
-        import chromadb
-
+        chromadb = _library("chromadb")
         self._client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
 
     def build(self, vectors: Any, planned: Any, *, links: int) -> float:  # noqa: ARG002 -- as all
@@ -134,13 +137,11 @@ class LanceDB:
     """A table on the local disk, as it always is."""
 
     def __init__(self) -> None:
-        import lancedb
-
         self._room = tempfile.TemporaryDirectory()
-        self._database = lancedb.connect(self._room.name)
+        self._database = _library("lancedb").connect(self._room.name)
 
     def build(self, vectors: Any, planned: Any, *, kind: str) -> float:  # noqa: ARG002 -- as all
-        import pyarrow as pa
+        pa = _library("pyarrow")
 
         def batch(first: int, block: Any) -> Any:
             packed = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), vectors.shape[1])
@@ -168,9 +169,7 @@ class Annoy:
     """A forest in memory."""
 
     def __init__(self) -> None:
-        import annoy
-
-        self._annoy = annoy
+        self._annoy = _library("annoy")
 
     def build(self, vectors: Any, planned: Any, *, trees: int) -> float:  # noqa: ARG002 -- as all
         self._index = self._annoy.AnnoyIndex(vectors.shape[1], "dot")
@@ -193,9 +192,7 @@ class Usearch:
     """A graph over vectors of one precision."""
 
     def __init__(self) -> None:
-        from usearch import index
-
-        self._usearch = index
+        self._usearch = _library("usearch.index")
 
     def build(self, vectors: Any, planned: Any, *, dtype: str, links: int) -> float:  # noqa: ARG002 -- as all
         self._index = self._usearch.Index(ndim=vectors.shape[1], metric="ip", dtype=dtype, connectivity=links)
