@@ -122,12 +122,12 @@ def search(work: Work) -> Told:
         first_s = time.perf_counter() - started
         for query in asked[:_PER_TURN]:
             collection.search(vector=query, k=10)
+        after = held_bytes(os.getpid())
         found, taken = [], []
         for query in asked:
             started = time.perf_counter()
             found.append(collection.search(vector=query, k=10))
             taken.append(time.perf_counter() - started)
-        after = held_bytes(os.getpid())
         status = collection.vector_index.status()
     return {
         "open_s": open_s,

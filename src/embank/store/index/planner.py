@@ -173,9 +173,7 @@ class Planner:
         kinds = ["pq-fastscan", "rabitq", "sq8"] + (["ivf", "hnsw"] if rows >= _LARGE_ROWS else [])
         for kind in kinds:
             yield self._settings.method(kind, dimension, min(rows, SAMPLE_ROWS // _NESTING))
-        if (
-            rows >= _LARGE_ROWS and self._settings.probes is None
-        ):  # half of all lists: nearly all is found in half the time
+        if rows >= _LARGE_ROWS and self._settings.probes is None:  # half of all lists: nearly all in half the time
             lists = self._settings.method("ivf", dimension, min(rows, SAMPLE_ROWS // _NESTING)).lists
             half = self._settings.model_copy(update={"probes": max(lists // 2, 1), "lists": lists})
             yield half.method("ivf", dimension, rows)
