@@ -148,12 +148,14 @@ class Course:
         self._least = nearest(vectors, self._asked)[1][:, -1]
 
     def ours(self, kind: str) -> tuple[Library, Found, dict[str, Any]]:
-        """Embank's index, to be asked in turns; what it found; and how it was chosen."""
+        """Embank's index, to be asked in turns; what it found; and how it was chosen, in a process before."""
+        with Library("embank", Path(sys.executable), self._folder) as planning:
+            chosen = planning.tell("build", parameters={"kind": kind})
         library = Library("embank", Path(sys.executable), self._folder)
-        told = library.tell("build", parameters={"kind": kind})
+        told = library.tell("build", parameters={"method": chosen["method"]})
         recalls = self._recalls(library)
-        found = Found("embank", told["method"], recalls, 0.0, told["seconds"], library.grown_bytes())
-        return library, found, told
+        found = Found("embank", told["name"], recalls, 0.0, told["seconds"], library.grown_bytes())
+        return library, found, {"plan_s": chosen["seconds"], "plan": chosen.get("plan"), "method": told["name"]}
 
     def of(self, name: str, python: Path, ours: Library) -> tuple[list[Found], list[float]]:
         """A library with each of its parameters; and how often Embank answered a second meanwhile, for each."""
@@ -220,7 +222,7 @@ def measure(
         "dimension": vectors.shape[1],
         "queries": queries,
         "method": told["method"],
-        "plan": told.get("plan"),
+        "plan": told["plan"],
         "libraries": [each.as_dict() for each in (ours, *others)],
     }
     return figures, detail

@@ -10,6 +10,7 @@ What is kept is in memory, as each library does it when it is not told otherwise
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import tempfile
@@ -27,60 +28,67 @@ Ask = Callable[[Any, int], Any]
 """Rows for one question, and how many."""
 
 
+def _library(name: str) -> Any:
+    """A module of somebody else's environment, which may not be there when types are checked."""
+    return importlib.import_module(name)
+
+
 def _blocks(vectors: Any) -> Iterator[tuple[int, Any]]:
     for first in range(0, len(vectors), _BLOCK):
         yield first, np.asarray(vectors[first : first + _BLOCK])
 
 
 class Embank:
-    """The product's index as its planner chooses it, or a kind by name, over its own segment files."""
+    """The product's index over its own segment files."""
 
     def __init__(self) -> None:
-        from embank.memory import hygiene
-        from embank.store.index import faiss
-
-        hygiene.apply()
-        self._faiss = faiss.require()
+        _library("embank.memory.hygiene").apply()
+        self._faiss = _library("faiss")
+        self._backend = _library("embank.store.index.backend")
+        self._building = _library("embank.store.index.building")
+        self._planner = _library("embank.store.index.planner")
+        self._methods = _library("embank.store.index.methods")
+        self._settings = _library("embank.store.index.settings")
+        self._rescored = _library("embank.store.index.rescored")
+        self._vectors = _library("embank.store.vectors")
         self.told: dict[str, Any] = {}
 
-    def build(self, vectors: Any, planned: Any, *, kind: str) -> float:
-        """Store, plan, and build; the seconds of training and filling. Storing and planning are told apart."""
-        from embank.store.codec import Codec
-        from embank.store.index import building
-        from embank.store.index.backend import Home
-        from embank.store.index.planner import Planner, Questions
-        from embank.store.index.rescored import RescoredIndex
-        from embank.store.index.settings import Settings
-        from embank.store.vectors import Segments
-        from embank.system.files import Files
-
+    def build(
+        self, vectors: Any, planned: Any, *, kind: str | None = None, method: dict[str, Any] | None = None
+    ) -> float:
+        """Train and fill by that method; or only tell which the planner chooses, or which `kind` names."""
         self._faiss.omp_set_num_threads(1)
         self._room = tempfile.TemporaryDirectory()
-        segments = Segments(Path(self._room.name) / "v", Codec("fp16", vectors.shape[1]), files=Files())
+        codec = self._vectors.Codec("fp16", vectors.shape[1])
+        segments = self._vectors.Segments(Path(self._room.name) / "v", codec, files=self._vectors.Files())
         for first, block in _blocks(vectors):
             segments.append(block, mark=first)
         rows = segments.rows(len(vectors))
-        settings = Settings.model_validate({"kind": kind})
         started = time.perf_counter()
-        if kind == "auto":
-            plan = Planner(settings, limit_bytes=1 << 40, going=lambda: True).plan(rows, None, Questions(planned, ""))
-            self.told["plan"] = [
-                {"name": each.method.name, "recall_low": each.recall_low, "query_ms": 1e3 * each.query_s}
-                for each in plan.trials
-            ]
-            method = plan.chosen
-            if method is None:
-                raise RuntimeError(plan.reason)
-        else:
-            method = settings.method(kind, vectors.shape[1], len(rows))
-        self.told |= {"plan_s": time.perf_counter() - started, "method": method.name}
-        started = time.perf_counter()
-        home = Home(Path(self._room.name) / "index", "", settings)
-        codes, _ = building.trained(method, rows, home=home, dead=None, governor=None)
-        building.fill(codes, rows, governor=None, going=lambda: True)
-        seconds = time.perf_counter() - started
-        self._index = RescoredIndex(codes, rows, depth=method.rescored, exhaustive=method.exhaustive)
-        return seconds
+        if method is None:
+            self.told["method"] = self._chosen(rows, planned, str(kind)).as_dict()
+            return time.perf_counter() - started
+        made = self._methods.Method(**method)
+        home = self._backend.Home(Path(self._room.name) / "index", "", self._settings.Settings())
+        codes, _ = self._building.trained(made, rows, home=home, dead=None, governor=None)
+        self._building.fill(codes, rows, governor=None, going=lambda: True)
+        self.told["name"] = made.name
+        self._index = self._rescored.RescoredIndex(codes, rows, depth=made.rescored, exhaustive=made.exhaustive)
+        return time.perf_counter() - started
+
+    def _chosen(self, rows: Any, planned: Any, kind: str) -> Any:
+        settings = self._settings.Settings.model_validate({"kind": kind})
+        if kind != "auto":
+            return settings.method(kind, rows.codec.dimension, len(rows))
+        planner = self._planner.Planner(settings, limit_bytes=1 << 40, going=lambda: True)
+        plan = planner.plan(rows, None, self._planner.Questions(planned, "words"))
+        self.told["plan"] = [
+            {"name": each.method.name, "recall_low": each.recall_low, "query_ms": 1e3 * each.query_s}
+            for each in plan.trials
+        ]
+        if plan.chosen is None:
+            raise RuntimeError(plan.reason)
+        return plan.chosen
 
     def ask(self, query: Any, k: int) -> Any:
         return self._index.search(query, k).slots
@@ -90,9 +98,7 @@ class Hnsw:
     """FAISS's HNSW over float32, built in one thread, as Embank's."""
 
     def __init__(self) -> None:
-        import faiss
-
-        self._faiss: Any = faiss
+        self._faiss = _library("faiss")
 
     def build(self, vectors: Any, planned: Any, *, links: int) -> float:  # noqa: ARG002 -- as all
         self._faiss.omp_set_num_threads(1)
@@ -113,8 +119,7 @@ class Chroma:
     """Embedded, in memory, without files."""
 
     def __init__(self) -> None:
-        import chromadb
-
+        chromadb = _library("chromadb")
         self._client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
 
     def build(self, vectors: Any, planned: Any, *, links: int) -> float:  # noqa: ARG002 -- as all
@@ -136,13 +141,11 @@ class LanceDB:
     """A table on the local disk, as it always is."""
 
     def __init__(self) -> None:
-        import lancedb
-
         self._room = tempfile.TemporaryDirectory()
-        self._database = lancedb.connect(self._room.name)
+        self._database = _library("lancedb").connect(self._room.name)
 
     def build(self, vectors: Any, planned: Any, *, kind: str) -> float:  # noqa: ARG002 -- as all
-        import pyarrow as pa
+        pa = _library("pyarrow")
 
         def batch(first: int, block: Any) -> Any:
             packed = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), vectors.shape[1])
@@ -170,9 +173,7 @@ class Annoy:
     """A forest in memory."""
 
     def __init__(self) -> None:
-        import annoy
-
-        self._annoy = annoy
+        self._annoy = _library("annoy")
 
     def build(self, vectors: Any, planned: Any, *, trees: int) -> float:  # noqa: ARG002 -- as all
         self._index = self._annoy.AnnoyIndex(vectors.shape[1], "dot")
@@ -195,9 +196,7 @@ class Usearch:
     """A graph over vectors of one precision."""
 
     def __init__(self) -> None:
-        from usearch import index
-
-        self._usearch = index
+        self._usearch = _library("usearch.index")
 
     def build(self, vectors: Any, planned: Any, *, dtype: str, links: int) -> float:  # noqa: ARG002 -- as all
         self._index = self._usearch.Index(ndim=vectors.shape[1], metric="ip", dtype=dtype, connectivity=links)

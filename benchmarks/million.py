@@ -8,8 +8,9 @@ anonymous and shared, interpreter and libraries included, but for `index_anon_mb
 ingest   ingest_overhead_pct   seconds to store a row (vector, text, words, index kept up to date) over seconds to embed
                                one of the texts; `ingest_rows_s`, `ingest_peak_anon_mb`
 build    build_peak_anon_mb    of `embank index build` from nothing: planned, trained, filled, saved; `build_s`
-search   open_s, stats_ms, first_search_s, index_anon_mb (what a process holds more after searches than before the
-         first), recall_at_10 with recall_at_10_low, its lower 95 % bound, qps and p99_ms of `collection.search`
+search   open_s (Embank being imported), stats_ms, first_search_s, index_anon_mb (what a process holds more after 200
+         searches than before the first, FAISS being imported), recall_at_10 with recall_at_10_low, its lower 95 %
+         bound, qps and p99_ms of `collection.search`
 cold     cold_qps, cold_p99_ms in a control group of 256 MB, nothing of the bank in the page cache; the first search,
          which loads the index, is `cold_first_s`
 hnsw     qps_ratio_vs_hnsw_1m over FAISS's HNSW32, ef 128, bare, in the same process in turns; its recall and build time

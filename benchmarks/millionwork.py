@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def embed(work: Work) -> Told:
 def search(work: Work) -> Told:
     """Open, ask once, then ask everything, one at a time, through the collection."""
     asked, best = work.asked()
+    require()  # libraries are no part of the index
+    import_module("embank.bank")
     started = time.perf_counter()
     with work.opened() as (_, collection):
         open_s = time.perf_counter() - started
@@ -119,12 +122,12 @@ def search(work: Work) -> Told:
         first_s = time.perf_counter() - started
         for query in asked[:_PER_TURN]:
             collection.search(vector=query, k=10)
+        after = held_bytes(os.getpid())
         found, taken = [], []
         for query in asked:
             started = time.perf_counter()
             found.append(collection.search(vector=query, k=10))
             taken.append(time.perf_counter() - started)
-        after = held_bytes(os.getpid())
         status = collection.vector_index.status()
     return {
         "open_s": open_s,
