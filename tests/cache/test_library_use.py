@@ -29,7 +29,7 @@ assert dict(governor.snapshot().consumers)["embedding cache"] == cache.used_byte
 
 
 def test_the_example_runs() -> None:
-    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    example, *_ = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len([line for line in example.splitlines() if line.strip()]) <= 10
     told = subprocess.run(
         [sys.executable, "-c", MODEL + example + CHECKS], capture_output=True, text=True, check=False, timeout=60

@@ -18,11 +18,13 @@ Run = Callable[..., Result]
 DOCUMENTED = {
     errors.EmbankError: 1,
     errors.StoreError: 1,
+    errors.IndexUnavailable: 1,
     errors.InvalidInput: 2,
     errors.ConfigError: 2,
     errors.SourceError: 2,
     errors.MissingExtra: 2,
     errors.FingerprintMismatch: 2,
+    errors.MetricMismatch: 2,
     errors.ModelNotFound: 3,
     errors.BankNotFound: 3,
     errors.CollectionNotFound: 3,

@@ -51,7 +51,7 @@ def test_the_table_is_drawn(bank: Path, capsys: pytest.CaptureFixture[str], monk
     assert glance.answered([])
     head, rule, row = capsys.readouterr().out.splitlines()[1:4]
     assert head.split() == ["collection", "documents", "passages", "text", "vectors", "model", "changed"]
-    assert row.startswith("nötes-数            1         1  18 B     16 B  user:own as fp16  ")
+    assert row.startswith("nötes-数            1         1  18 B     16 B  user:own as fp16, by cosine  ")
     assert set(rule) == {"─"}
 
 

@@ -71,17 +71,19 @@ class Codec:
 
         The length counts where all are unit vectors, up to what rounding explains.
         """
+        finite: npt.NDArray[np.bool_] = np.isfinite(stored["codes"]).all(axis=1)
+        if self.dtype == "int8":
+            finite &= np.isfinite(stored["scale"][:, 0])
+        if not unit:
+            return ~finite
         with np.errstate(all="ignore"):  # what is damaged may be of any size
             rows = self.decode(stored)
-            if not unit:
-                return np.asarray(~np.isfinite(rows).all(axis=1))
             lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
             slack = np.full(len(stored), _LENGTH_SLACK, np.float32)
             if self.dtype == "int8":  # half a step a component; the largest component of a unit vector is at most 1
                 slack += np.minimum(stored["scale"][:, 0], 1 / 127) / 2 * np.float32(self.dimension**0.5)
             fits: npt.NDArray[np.bool_] = np.abs(lengths - 1) <= slack
-            fits &= np.isfinite(stored["codes"]).all(axis=1)
-        return ~fits
+        return ~(fits & finite)
 
     def decode(self, stored: Stored, out: Float32 | None = None) -> Float32:
         """float32 rows, shape (len(stored), dimension), written into `out` when it is given.

@@ -244,6 +244,7 @@ class BackendContract:
         bank = Opener(tmp_path / "bank", self.settings)
         try:
             collection = bank()
+            collection.want(metric)
             add(collection, held, metric=metric)
             assert self.built(collection).metric == metric
             self.agrees(collection, dict(enumerate(held)), metric)
