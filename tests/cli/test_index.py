@@ -59,7 +59,7 @@ def test_it_is_measured_built_and_shown(run: Run, workplace: Path) -> None:
     plan = run("index", "plan", "-c", "made-up")
     assert plan.exit_code == 0, plan.output
     assert "chosen" in plan.stdout
-    assert "mixtures of three vectors" in plan.stdout
+    assert "mixtures of 3 vectors" in plan.stdout
     built = json.loads(run("index", "build", "-c", "made-up", "--json").stdout)["index"]
     assert built["indexed_rows"] == 17_000
     shown = run("index", "show", "-c", "made-up")

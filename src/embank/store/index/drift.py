@@ -143,7 +143,8 @@ class Drift:
         wanted_bytes = working_bytes(questions, rows.codec.dimension)
         budget = nullcontext() if self._governor is None else self._governor.reserve("probing an index", wanted_bytes)
         with bulk_work(), budget:
-            asked = mixtures(rows, recent, questions).vectors
+            # Between two of the new rows: what lies farther from them asks about the old ones as well.
+            asked = mixtures(rows, recent, questions, of=2).vectors
             recalls = _recalls(base, rows, alive, asked, check=check)
             error = base.codes.error(rows.gather(recent[:: max(len(recent) // questions, 1)][:questions]))
         mean, low = float(recalls.mean()), lower_bound(recalls)

@@ -272,22 +272,22 @@ def lower_bound(recalls: npt.NDArray[np.float64]) -> float:
     return float(recalls.mean()) - max(_Z95 * spread, 3 / len(recalls) / _K)
 
 
-def mixtures(rows: Rows, living: Slots, count: int = QUESTIONS, *, seed: int = 0) -> Questions:
-    """Questions for vectors without texts and model: something between three of them, near none.
+def mixtures(rows: Rows, living: Slots, count: int = QUESTIONS, *, of: int = 3, seed: int = 0) -> Questions:
+    """Questions for vectors without texts and model: something between `of` of them, near none.
 
-    Over a million of MiniLM's, what is lost of their nearest is what is lost of those of single words; mixtures of two
-    are easier to answer, so that too few candidates seemed to do.
+    Over a million of MiniLM's, what is lost of the nearest of mixtures of three is what is lost of those of single
+    words; mixtures of two are easier to answer, so that too few candidates seemed to do.
     """
     random = np.random.default_rng(seed)
-    one, *others = (rows.gather(random.choice(living, min(count, len(living)), replace=False)) for _ in range(3))
+    one, *others = (rows.gather(random.choice(living, min(count, len(living)), replace=False)) for _ in range(of))
     mixed = one + np.float32(0.7) * sum(others)
     if rows.metric == "cosine":
         lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
         lengths[lengths == 0] = 1
         mixed /= lengths
     else:
-        mixed /= np.float32(2.4)
-    return Questions(mixed, f"{len(mixed):,} mixtures of three vectors each (there is no model to ask with)")
+        mixed /= np.float32(1 + 0.7 * len(others))
+    return Questions(mixed, f"{len(mixed):,} mixtures of {of} vectors each (there is no model to ask with)")
 
 
 def _ranks(codes: FaissCodes, query: Float32, best: Slots, depth: int) -> npt.NDArray[np.int64]:
