@@ -13,7 +13,7 @@ from .compactor import IDS, text
 from .killing import until_killed
 
 COMPACTOR = Path(__file__).with_name("compactor.py")
-KILLS = 8
+KILLS = 5
 
 
 class Witness:

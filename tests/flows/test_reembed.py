@@ -21,7 +21,7 @@ from .reembedder import MODELS, current, model, text
 
 REEMBEDDER = Path(__file__).with_name("reembedder.py")
 COUNT = 1_500
-KILLS = 8
+KILLS = 5
 
 NOTES = {
     "backup": "A backup is restored with the restore command, from the newest copy.",

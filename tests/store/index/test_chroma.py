@@ -99,11 +99,13 @@ pytestmark = pytest.mark.skipif(not chroma.available(), reason="chromadb is not 
 
 class TestFiles(BackendContract):
     settings: ClassVar = {"kind": "chroma"}
+    rows = 2_000
     readers = False
 
 
 class TestServer(BackendContract):
     settings: ClassVar = {"kind": "chroma"}
+    rows = 2_000
 
     @pytest.fixture
     def bank(self, filled: Path, tmp_path: Path, server: Server) -> Iterator[Opener]:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not lancedb.available(), reason="lancedb is not 
 
 class TestLance(BackendContract):
     settings: ClassVar = {"kind": "lancedb"}
+    rows = 2_000
 
 
 class TestLanceCodes(CodesContract):
