@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from embank.errors import InvalidInput, MissingExtra, StorageFull
-from embank.store.index.backend import Backend, Home
+from embank.store.index.backend import Backend, Home, Untrained
 from embank.store.index.protocol import Codes, Float32, Mask, Read, Slots, Write
 from embank.store.index.settings import Settings
 from embank.store.metric import Metric
@@ -58,7 +58,7 @@ def require() -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Forest:
+class Forest(Untrained):
     """How a forest is made and searched.
 
     `search_k`: nodes that a search looks at where `rescored` candidates are wanted, more where more are;
@@ -76,25 +76,8 @@ class Forest:
         return "annoy"
 
     @property
-    def exhaustive(self) -> bool:
-        return False
-
-    @property
     def grows(self) -> bool:
         return False
-
-    @property
-    def least_rows(self) -> int:
-        return 1
-
-    @property
-    def wanted_rows(self) -> int:
-        return 1  # there is nothing to train
-
-    def check_rows(self, rows: int) -> None:
-        """Any number will do, but none at all."""
-        if rows < self.least_rows:
-            raise InvalidInput("a forest is made of one vector at least", least_rows=self.least_rows, rows=rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

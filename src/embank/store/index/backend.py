@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from embank.errors import InvalidInput
 from embank.registry import INDEXES, resolve
 from embank.store.index.protocol import Codes, Float32, Read, Way
 from embank.store.index.settings import Settings
@@ -38,6 +39,29 @@ class Home:
     settings: Settings
     read_only: bool = False
     limit_bytes: int = 1 << 30
+
+
+class Untrained:
+    """What ways have in common that train nothing on a sample handed to them, and look at a part in each search."""
+
+    __slots__ = ()
+
+    @property
+    def exhaustive(self) -> bool:
+        return False
+
+    @property
+    def least_rows(self) -> int:
+        return 1
+
+    @property
+    def wanted_rows(self) -> int:
+        return 1
+
+    def check_rows(self, rows: int) -> None:
+        """Any number will do, but none at all."""
+        if rows < self.least_rows:
+            raise InvalidInput("an index is made of one vector at least", least_rows=self.least_rows, rows=rows)
 
 
 class Backend(ABC, Generic[W]):

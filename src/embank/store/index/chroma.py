@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from embank.errors import IndexUnavailable, MissingExtra
-from embank.store.index.backend import Backend, Home
+from embank.store.index.backend import Backend, Home, Untrained
 from embank.store.index.protocol import Float32, Mask, Read, Slots, Write
 from embank.store.index.settings import Settings
 from embank.store.metric import Metric
@@ -39,7 +39,7 @@ _DATABASE = "/api/v2/tenants/default_tenant/databases/default_database/collectio
 
 
 @dataclass(frozen=True, slots=True)
-class ChromaWay:
+class ChromaWay(Untrained):
     """See `protocol.Way`. `links`, `ef_build`, `ef_search` are of the graph, as for `hnsw`; `url`: of a server."""
 
     dimension: int
@@ -62,21 +62,6 @@ class ChromaWay:
         """What is added comes beside what is there."""
         return True
 
-    @property
-    def exhaustive(self) -> bool:
-        """A graph looks at a part."""
-        return False
-
-    @property
-    def least_rows(self) -> int:
-        """Nothing is trained."""
-        return 1
-
-    @property
-    def wanted_rows(self) -> int:
-        """Nothing is trained."""
-        return 1
-
     def held_bytes(self, rows: int) -> int:
         """As measured from outside, for Chroma can't be asked and heeds no limit: 2,050 bytes a row of 384."""
         return 0 if self.url is not None else int(rows * (4 * self.dimension + 8 * self.links + 258))
@@ -84,9 +69,6 @@ class ChromaWay:
     def saving_bytes(self, rows: int) -> int:  # noqa: ARG002 -- however many they are
         """All is kept when it is added."""
         return 0
-
-    def check_rows(self, rows: int) -> None:
-        """Any number will do."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which `ChromaWay(**…)` makes it again."""

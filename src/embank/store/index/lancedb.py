@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from embank.errors import IndexUnavailable, MissingExtra
-from embank.store.index.backend import Backend, Home
+from embank.store.index.backend import Backend, Home, Untrained
 from embank.store.index.protocol import Float32, Mask, Read, Slots, Write
 from embank.store.index.settings import Settings
 from embank.store.metric import Metric
@@ -44,7 +44,7 @@ _KEPT_VERSIONS = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class LanceWay:
+class LanceWay(Untrained):
     """See `protocol.Way`. `links`, `ef_build`, `ef_search` are of the graph, as for `hnsw`."""
 
     dimension: int
@@ -70,21 +70,6 @@ class LanceWay:
         """What is added comes beside what is there."""
         return True
 
-    @property
-    def exhaustive(self) -> bool:
-        """A graph looks at a part."""
-        return False
-
-    @property
-    def least_rows(self) -> int:
-        """Nothing is trained that would need many."""
-        return 1
-
-    @property
-    def wanted_rows(self) -> int:
-        """No vector is handed to training: LanceDB takes its own sample of the table."""
-        return 1
-
     def held_bytes(self, rows: int) -> int:
         """What its caches come to once all was searched; measured with 20,000 vectors of 384: 661 bytes each."""
         return int(rows * (self.dimension + 8 * self.links + 120)) + _METADATA_BYTES
@@ -92,9 +77,6 @@ class LanceWay:
     def saving_bytes(self, rows: int) -> int:
         """The vectors as float32, and copies of them while the graph is made."""
         return 3 * 4 * self.dimension * rows if rows >= _LEAST_INDEXED_ROWS else 0
-
-    def check_rows(self, rows: int) -> None:
-        """Any number will do."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which `LanceWay(**…)` makes it again."""
