@@ -284,6 +284,35 @@ def test_a_slower_rise_is_no_jump_and_neither_is_a_consumer_that_fills() -> None
     assert not process.said(MemoryJumped)
 
 
+def test_what_was_given_back_and_rises_again_is_no_jump() -> None:
+    process = Process()
+    creep = process.watch()
+    work(creep, 300, lambda _: None)
+
+    def trimmed_and_touched_again(number: int) -> None:
+        process.held = (50 if number % 20 < 10 else 30) * MB
+
+    work(creep, 400, trimmed_and_touched_again)
+    assert not process.said(MemoryJumped)
+    process.held = 50 * MB
+    work(creep, 10, lambda _: leak(process, 600 * KB))
+    assert len(process.said(MemoryJumped)) == 1
+
+
+def test_where_memory_stood_long_ago_hides_no_jump() -> None:
+    process = Process()
+    creep = process.watch()
+    work(creep, 300, lambda _: None)
+    process.held = 80 * MB
+    work(creep, 20, lambda _: None)
+    assert len(process.said(MemoryJumped)) == 1
+    process.held = 50 * MB
+    work(creep, 1_100, lambda _: None)
+    process.held = 60 * MB
+    work(creep, 20, lambda _: None)
+    assert len(process.said(MemoryJumped)) == 2
+
+
 def test_a_cache_whose_bytes_the_allocator_keeps_is_neither_jump_nor_creep() -> None:
     process = Process(held=80 * MB, managed=30 * MB)
     creep = process.watch()

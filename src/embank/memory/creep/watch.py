@@ -23,7 +23,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -31,7 +30,8 @@ from typing import TYPE_CHECKING
 from embank.events.kinds import CreepSuspected, Event, LeakAttributed, MemoryJumped
 from embank.memory.consumer import Consumer
 from embank.memory.creep.attribution import Attribution, Suspicion, Verdict, held
-from embank.memory.creep.growth import History, Point
+from embank.memory.creep.growth import History
+from embank.memory.creep.jumps import Jumps
 from embank.memory.creep.operation import Operation
 from embank.memory.creep.readings import Readings, heap_free
 from embank.memory.creep.report import CreepReport, Seen, report
@@ -91,9 +91,9 @@ class Creep:
         self._free = free
         whole = machine_limit()
         self._least_growth = settings.least_growth.resolve(whole)
-        self._jump_bytes = settings.jump.resolve(whole)
         self._contract = Contract(settings.most_per_100.resolve(whole), settings.most_per_1000.resolve(whole))
         self._attribution = attribution or self._own_attribution(whole)
+        self._jump_bytes = settings.jump.resolve(whole)
         self._start()
         _ALIVE.add(self)
 
@@ -171,8 +171,7 @@ class Creep:
             least_bytes=self._least_growth,
             confidence=settings.confidence,
         )
-        self._latest: deque[Point] = deque()
-        """Readings of the last few operations, for jumps."""
+        self._jumped = Jumps(self._jump_bytes, settings.jump_operations)
         self._baseline: int | None = None
         self._before: dict[str, int] = {}
         """What consumers held at the baseline."""
@@ -240,7 +239,7 @@ class Creep:
             return
         if warms:
             self._readings.warm(raw)
-            self._latest.clear()
+            self._jumped.clear()
             return
         with self._lock:
             point = self._readings.point(raw, operations=self._operations, counts=self._counts)
@@ -248,7 +247,7 @@ class Creep:
         if completed and self._baseline is None:
             self._baseline = self._history.at(0).level_bytes
             self._before = held(self._consumers())
-        risen = self._jump(point)
+        risen = self._jumped.look(point)
         if risen is not None:
             self._on_jump(kind, risen)
         elif completed:
@@ -268,19 +267,6 @@ class Creep:
         return False
 
     # --- jumps ------------------------------------------------------------------------------------------------------
-
-    def _jump(self, now: Point) -> int | None:
-        """By how much memory rose within the last few operations, where that is too much."""
-        latest = self._latest
-        while latest and now.operations - latest[0].operations > self._settings.jump_operations:
-            latest.popleft()
-        # Both must have risen: a consumer whose bytes the allocator keeps makes the one rise, one that fills the other.
-        rises = (min(now.own_bytes - each.own_bytes, now.level_bytes - each.level_bytes) for each in latest)
-        risen = max(rises, default=0)
-        if risen > self._jump_bytes:
-            latest.clear()  # lest the same rise is told twice
-        latest.append(now)
-        return risen if risen > self._jump_bytes else None
 
     def _on_jump(self, kind: str, risen: int) -> None:
         self._jumps += 1
@@ -312,7 +298,7 @@ class Creep:
             self._settle(self._attribution.begin(suspicion, operations=self._operations))
 
     def _settle(self, verdict: Verdict | None) -> None:
-        self._latest.clear()
+        self._jumped.clear()
         if verdict is None:
             return
         self._verdict = verdict
