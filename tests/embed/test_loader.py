@@ -222,6 +222,20 @@ def test_a_failed_load_is_told_to_all_who_waited_and_tried_anew(
 # --- states ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_is_ready_is_found_again_without_looking_at_files(
+    monkeypatch: pytest.MonkeyPatch, slow: Loader
+) -> None:
+    from embank.embed.files import locate
+
+    model = slow.get("minilm")
+
+    def look(*_: object, **__: object) -> Path:
+        raise AssertionError("files were looked for before a search")
+
+    monkeypatch.setattr(locate, "find_files", look)
+    assert slow.get("minilm") is model
+
+
 def test_states_tell_of_every_known_model(slow: Loader) -> None:
     assert statuses(slow) == {"minilm": "absent", "wordllama": "absent"}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from embank.embed.adopted import adopt
 from embank.embed.device import empty_device_cache
 from embank.embed.engine import LoadRequest, Unbudgeted, Unheard
-from embank.embed.files.catalog import KNOWN, KnownModel
+from embank.embed.files.catalog import KNOWN, KnownModel, find_known
 from embank.embed.files.locate import identity, locate, models_directory
 from embank.embed.formats.folder import own_engine
 from embank.embed.idle import IdleWatch
@@ -160,10 +160,9 @@ class Loader:
         if name.startswith(PREFIX):
             remotes = [model for (place, _), model in self._remotes.items() if place == name]
             return sum(model.unload() for model in remotes)
-        located = locate(name, directory=self.directory, known=self._known)
-        key = located.name if located.known else str(located.folder)
+        wanted = self._place(name)
         with self._lock:
-            models = [model for (place, *_), model in self._models.items() if place == key]
+            models = [model for (place, *_), model in self._models.items() if place == wanted]
         return sum(model.unload() for model in models)
 
     def unload_all(self) -> int:
@@ -227,17 +226,19 @@ class Loader:
         return _Way(chosen.engine, chosen.precision, chosen.batch_tokens)
 
     def _resident(self, name: str, way: _Way, width: int) -> ResidentModel:
-        located = locate(name, directory=self.directory, known=self._known)
         precision, engine = way.precision, way.engine
-        place = located.name if located.known else str(located.folder)
-        if located.known is not None and len(located.known.precisions) == 1:
-            precision = located.known.precisions[0]
-        if located.known is not None and width == located.known.dimension:
+        known = find_known(name, self._known)
+        # Asked before every search: a known model's files are looked for when it is opened, not here.
+        place = self._place(name) if known is None else known.name
+        if known is not None and len(known.precisions) == 1:
+            precision = known.precisions[0]
+        if known is not None and width == known.dimension:
             width = 0  # the whole vector: not another model
         key = (place, precision, engine, width)
         with self._lock:
             model = self._models.get(key)
             if model is None:
+                located = locate(name, directory=self.directory, known=self._known)
                 model = ResidentModel(
                     located.name,
                     precision,
@@ -257,6 +258,11 @@ class Loader:
                     in_child = self._settings.isolation == "process"
                     self._registrations.append(self._governor.register(model, rung="unload", in_child=in_child))
         return model
+
+    def _place(self, name: str) -> str:
+        """What a model's handles are kept under: a known one's name, any other's folder."""
+        located = locate(name, directory=self.directory, known=self._known)
+        return located.name if located.known else str(located.folder)
 
     def _is_pinned(self, name: str, located: Located) -> bool:
         """Whether the settings pin it, by the name asked for, its own, an alias of it or its folder."""

@@ -16,9 +16,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embank.memory.cgroups import read_bytes
 from embank.system.clock import Clock
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def free_bytes() -> int | None:
 
 
 def _anonymous_bytes() -> int:
-    pages = Path("/proc/self/statm").read_bytes().split()
+    pages = read_bytes("/proc/self/statm").split()
     resident, file_and_shared = int(pages[1]), int(pages[2])
     return (resident - file_and_shared) * os.sysconf("SC_PAGE_SIZE")
 

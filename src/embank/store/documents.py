@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -237,7 +238,9 @@ def matching_slots(connection: sqlite3.Connection, row: Row, where: Predicate) -
         f"WHERE documents.collection = ? AND chunks.collection = ? AND {where[0]}"
     )
     rows = connection.execute(sql, [row.key, row.slots_key, *where[1]])
-    return np.sort(np.fromiter((slot for (slot,) in rows), np.int64))
+    slots = _slots(rows)
+    slots.sort()
+    return slots
 
 
 def buried_slots(connection: sqlite3.Connection, row: Row, *, after: int) -> npt.NDArray[np.int64]:
@@ -245,7 +248,7 @@ def buried_slots(connection: sqlite3.Connection, row: Row, *, after: int) -> npt
     rows = connection.execute(
         "SELECT slot FROM tombstones WHERE collection = ? AND sequence > ?", (row.slots_key, after)
     )
-    return np.fromiter((slot for (slot,) in rows), np.int64)
+    return _slots(rows)
 
 
 def passages(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> list[Passage]:
@@ -318,7 +321,7 @@ def slots_from(connection: sqlite3.Connection, row: Row, *, first_slot: int, lim
         "SELECT slot FROM chunks WHERE collection = ? AND slot >= ? ORDER BY slot LIMIT ?",
         (row.slots_key, first_slot, limit),
     )
-    return np.fromiter((slot for (slot,) in rows), np.int64)
+    return _slots(rows)
 
 
 def count_chunks(connection: sqlite3.Connection, row: Row, *, below: int) -> int:
@@ -332,6 +335,11 @@ def count_chunks(connection: sqlite3.Connection, row: Row, *, below: int) -> int
 def has_generations(connection: sqlite3.Connection) -> bool:
     """Whether any collection of the bank ever got another generation: the tables for it are made when first needed."""
     return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'digests'").fetchone() is not None
+
+
+def _slots(rows: Iterable[tuple[int]]) -> npt.NDArray[np.int64]:
+    """A column of slots. Not gathered by numpy, which keeps freed arrays of every length below a kilobyte for ever."""
+    return np.frombuffer(array("q", (slot for (slot,) in rows)), np.int64)
 
 
 def _stored(connection: sqlite3.Connection, row: Row, tail: str, values: list[Any]) -> Iterator[StoredDocument]:

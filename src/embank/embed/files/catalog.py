@@ -97,6 +97,7 @@ WORDLLAMA = KnownModel(
 KNOWN: Mapping[str, KnownModel] = {model.name: model for model in (MINILM, WORDLLAMA)}
 
 
-def find_known(name: str) -> KnownModel | None:
-    """The entry that a name or an alias stands for."""
-    return next((model for model in KNOWN.values() if name == model.name or name in model.aliases), None)
+def find_known(name: str, known: Mapping[str, KnownModel] = KNOWN) -> KnownModel | None:
+    """The entry that a name or an alias stands for. Reads no files."""
+    found = known.get(name)
+    return found or next((model for model in KNOWN.values() if name == model.name or name in model.aliases), None)

@@ -43,7 +43,7 @@ def locate(name: str, *, directory: Path, known: Mapping[str, KnownModel] = KNOW
     A pulled one is called the same at every revision. Raises `ModelNotFound` for a name that is none of these, listing
     the known ones and suggesting the nearest.
     """
-    model = known.get(name) or find_known(name)
+    model = find_known(name, known)
     if model is not None:
         return Located(model.name, model, find_files(model, directory=directory))
     path = Path(name).expanduser()
