@@ -8,6 +8,8 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 # What the caller's shell has on its path must not shadow what is installed here.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# Images set this one; without byte code, each of the thousand processes of a test run compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin

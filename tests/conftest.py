@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator
 
 import pytest
@@ -10,6 +11,12 @@ from hypothesis import settings
 # How fast the machine is decides nothing here.
 settings.register_profile("embank", deadline=None)
 settings.load_profile("embank")
+
+
+def pytest_collection_finish() -> None:
+    """Leave the thousands of collected tests, which live to the end, out of every garbage collection from here on."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -68,7 +68,7 @@ def kill(engine: IsolatedEngine, answered: Counter[str], asking: Sequence[Future
         right = answered["right"]
         while len(killed) % 2 and answered["right"] == right and under_load():
             time.sleep(0.01)
-        time.sleep(rng.uniform(0.0, 0.7))
+        time.sleep(rng.uniform(0.0, 0.4))
         pid = engine.counters().pid
         if pid is not None and pid not in killed:
             os.kill(pid, signal.SIGKILL)

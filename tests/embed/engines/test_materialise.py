@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.embed.later import later
 from tests.embed.tiny_bert import HIDDEN, POSITIONS, encode_safetensors, make_tensors
 
 from embank.embed.engines.materialise import Report, UnmatchedWeights, check_whole, materialise
 from embank.errors import ModelFileError
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'embank[torch]'")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'embank[torch]'")
-nn: Any = torch.nn
+torch = later("torch", extra="torch")
+transformers = later("transformers", extra="torch")
 
 
 def bert_config(**settings: Any) -> Any:
@@ -57,16 +57,15 @@ def answer(model: Any) -> Any:
         return model(input_ids=ids, attention_mask=(ids > 0).long()).last_hidden_state
 
 
-class Shared(nn.Module):  # type: ignore[misc]  # the library has no types here
+def shared() -> Any:
     """Two layers with one weight, and a buffer that is in no file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(4, 4, bias=False)
-        self.second = nn.Linear(4, 4, bias=False)
-        self.second.weight = self.first.weight
-        self.register_buffer("scale", torch.arange(4.0) + 1, persistent=False)
-        self.register_buffer("seen", torch.zeros(4))
+    module = torch.nn.Module()
+    module.first = torch.nn.Linear(4, 4, bias=False)
+    module.second = torch.nn.Linear(4, 4, bias=False)
+    module.second.weight = module.first.weight
+    module.register_buffer("scale", torch.arange(4.0) + 1, persistent=False)
+    module.register_buffer("seen", torch.zeros(4))
+    return module
 
 
 def square(value: float = 1.0) -> Any:
@@ -166,8 +165,8 @@ def test_a_second_time_changes_nothing(weights: Path) -> None:
 def test_a_shared_weight_stays_one(tmp_path: Path, stored: tuple[str, ...]) -> None:
     tensors = {f"{name}.weight": square(0.5) for name in stored} | {"seen": np.ones(4, np.float32)}
     with torch.device("meta"):
-        module = Shared()
-    report = materialise(module, write(tmp_path, tensors), rebuild=Shared)
+        module = shared()
+    report = materialise(module, write(tmp_path, tensors), rebuild=shared)
     assert module.first.weight is module.second.weight
     assert report.tied == (("first.weight", "second.weight"),)
     assert report.tensors == 3
@@ -178,23 +177,23 @@ def test_a_shared_weight_stays_one(tmp_path: Path, stored: tuple[str, ...]) -> N
 def test_a_shared_weight_with_two_values_is_refused(tmp_path: Path) -> None:
     tensors = {"first.weight": square(1), "second.weight": square(2), "seen": np.ones(4, np.float32)}
     with pytest.raises(UnmatchedWeights, match="two that differ"):
-        materialise(Shared(), write(tmp_path, tensors))
+        materialise(shared(), write(tmp_path, tensors))
 
 
 def test_a_buffer_that_nobody_can_compute_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, {"first.weight": square(), "seen": np.ones(4, np.float32)})
     with torch.device("meta"):
-        module = Shared()
+        module = shared()
     with pytest.raises(ModelFileError, match=r"scale.*rebuild"):
         materialise(module, path)
-    real = Shared()
+    real = shared()
     materialise(real, path)
     assert torch.equal(real.scale, torch.tensor([1.0, 2, 3, 4]))
 
 
 def test_a_persistent_buffer_must_be_in_the_file(tmp_path: Path) -> None:
     with pytest.raises(UnmatchedWeights, match=r"not in the file.*seen"):
-        materialise(Shared(), write(tmp_path, {"first.weight": square()}))
+        materialise(shared(), write(tmp_path, {"first.weight": square()}))
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -211,7 +210,7 @@ def test_old_names_a_prefix_and_a_head_are_known(tmp_path: Path, reference: Any)
 
 
 def test_a_module_inside_another_is_found(tmp_path: Path, weights: Path, reference: Any) -> None:
-    outer = nn.Module()
+    outer = torch.nn.Module()
     outer.model = meta_bert()
     report = materialise(outer, weights)
     assert "model.embeddings.position_ids" in report.recreated
@@ -317,4 +316,4 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
     torch.save({"first.weight": torch.ones(4, 4)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelFileError, match="safetensors"):
-        materialise(Shared(), tmp_path / "pytorch_model.bin")
+        materialise(shared(), tmp_path / "pytorch_model.bin")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from ctranslate2.specs import common_spec, transformer_spec
-from ctranslate2.specs.model_spec import NumpyVariable
+from tests.embed.later import later
 from tests.embed.tiny_bert import HIDDEN, Tensors, make_folder, make_tensors
 
 from embank.embed.formats.ctformat import bert_variables, quantized_rows, write_model
@@ -19,6 +18,11 @@ from embank.errors import ModelFileError
 
 if TYPE_CHECKING:
     from embank.embed.formats.ctformat import Precision
+
+# These import torch where it is installed.
+common_spec = later("ctranslate2.specs.common_spec")
+model_spec = later("ctranslate2.specs.model_spec")
+transformer_spec = later("ctranslate2.specs.transformer_spec")
 
 PRECISIONS: list[Precision] = ["int8", "float32"]
 
@@ -68,7 +72,7 @@ def serialised_by_ctranslate2(shape: BertShape, tensors: Tensors, precision: Pre
     if precision == "int8":
         for linear, rows in linears:
             if not isinstance(linear.weight, str):  # an alias of another
-                linear.weight, linear.weight_scale = map(NumpyVariable, paired(rows))
+                linear.weight, linear.weight_scale = map(model_spec.NumpyVariable, paired(rows))
     spec._serialize(str(path))
     return path.read_bytes()
 
