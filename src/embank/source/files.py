@@ -1,4 +1,4 @@
-"""Text and Markdown files: a folder of them, or a single one.
+"""Text, Markdown, HTML and PDF files: a folder of them, or a single one.
 
 A file's document id is its POSIX path relative to the folder (a single file's: its name). Text beyond
 `max_document_bytes` is streamed into `path#part=1`, `path#part=2`, …. A file whose own name ends like a part's gets
@@ -13,18 +13,17 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from embank.errors import SourceError
 from embank.records import Document
-from embank.source.decode import Encoding, NotText, decoded, examine
+from embank.source.content import content
+from embank.source.decode import NotText
 from embank.source.parts import cut
 from embank.source.report import OnSkip, Reason, SourceReport
 from embank.source.settings import Settings
-from embank.source.title import markdown_title
 from embank.source.walk import FolderWalk, Found, is_bank
 
-MARKDOWN = (".md", ".markdown", ".mdown", ".mkd", ".mdx", ".qmd", ".rmd")
 COUNTED_FILES = 20_000
 """Beyond so many files `bytes_total` gives up: an estimate must stay cheap."""
 
@@ -130,21 +129,22 @@ class TextFiles:
 
     def _documents_of(self, found: Found, stream: BinaryIO, report: SourceReport) -> Iterator[Document]:
         before = _stamp(stream)
-        encoding = examine(stream)
-        if isinstance(encoding, NotText):
-            report.skip(found.relative, encoding.reason, encoding.detail, then=self._on_skip)
+        held = content(stream, found.relative)
+        if isinstance(held, NotText):
+            report.skip(found.relative, held.reason, held.detail, then=self._on_skip)
             return
-        pieces = cut(decoded(stream, encoding.name), limit_bytes=self._settings.document_bytes)
+        pieces = cut(held.blocks, limit_bytes=self._settings.document_bytes)
         filled = (piece for piece in pieces if not piece.isspace())
         first, second = next(filled, None), next(filled, None)
         if _stamp(stream) != before:
             report.skip(found.relative, "changed", "while it was read", then=self._on_skip)
             return
         if first is None:
-            report.skip(found.relative, "empty", "nothing but white space", then=self._on_skip)
+            report.skip(found.relative, held.blank.reason, held.blank.detail, then=self._on_skip)
             return
-        report.reencoded += encoding.guessed
-        metadata = _metadata(found.relative, first, encoding)
+        report.reencoded += held.is_guessed
+        title = held.title(first)
+        metadata = {"path": found.relative, **({} if title is None else {"title": title}), **held.metadata}
         if second is None:
             yield Document(document_id(found.relative), first, metadata, found.relative)
             return
@@ -177,17 +177,6 @@ def _resolved(path: str | os.PathLike[str]) -> tuple[Path, bool]:
     if not stat.S_ISREG(mode):
         raise SourceError(f"{os.fspath(path)!r} is neither a file nor a folder", path=os.fspath(path))
     return resolved, False
-
-
-def _metadata(relative: str, start: str, encoding: Encoding) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"path": relative}
-    if relative.lower().endswith(MARKDOWN):
-        title = markdown_title(start)
-        if title is not None:
-            metadata["title"] = title
-    if not encoding.is_utf8:
-        metadata["encoding"] = encoding.name
-    return metadata
 
 
 def _stamp(stream: BinaryIO) -> tuple[int, int]:
