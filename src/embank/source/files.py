@@ -11,15 +11,16 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from embank.errors import SourceError
 from embank.records import Document
-from embank.source.content import content
+from embank.source.content import Content, content
 from embank.source.decode import NotText
 from embank.source.parts import cut
+from embank.source.pdf import SUFFIX, BrokenOff, PdfReader, missing_extra
 from embank.source.report import OnSkip, Reason, SourceReport
 from embank.source.settings import Settings
 from embank.source.walk import FolderWalk, Found, is_bank
@@ -53,8 +54,12 @@ class TextFiles:
     A single file is read whatever the globs and ignore rules say: it was asked for by name. `opener` opens each file
     (replaced in tests). Raises `SourceError` when `path` is missing, is no file or folder, or is a bank.
 
-    Metadata: `path`, `title` (Markdown's first heading, where there is one), `part` (of a file cut into parts) and
-    `encoding` (where not UTF-8). No times: a touched file is not a changed document.
+    Metadata: `path`, `title` (Markdown's first heading, HTML's and PDF's own title, where there is one), `part` (of a
+    file cut into parts), `encoding` (where not UTF-8), and of PDF `pages`, how many it has, and `page`, the one that a
+    part begins on. No times: a touched file is not a changed document.
+
+    PDF needs the extra `docs`: without it `MissingExtra` for a single file whose name ends in .pdf, and a counted skip
+    in a folder.
     """
 
     def __init__(
@@ -69,6 +74,10 @@ class TextFiles:
         self._on_skip = on_skip
         self._opener = opener
         self._path, self._is_folder = _resolved(path)
+        if not self._is_folder and self._path.name.lower().endswith(SUFFIX):
+            missing = missing_extra()
+            if missing is not None:
+                raise missing
         self._report = SourceReport()
         self._bytes_total: int | None = None
         self._counted = False
@@ -102,58 +111,83 @@ class TextFiles:
             report.items += 1
             report.skip(origin, reason, detail, then=self._on_skip)
 
-        for found in self._found(skip):
-            report.items += 1
-            for document in self._read(found, report):
-                report.documents += 1
-                yield document
-            report.bytes_done += found.size_bytes
+        with PdfReader(limit_s=self._settings.pdf_seconds, limit_bytes=self._settings.pdf_bytes) as pdf:
+            for found in self._found(skip):
+                report.items += 1
+                for document in self._read(found, pdf, report):
+                    report.documents += 1
+                    yield document
+                report.bytes_done += found.size_bytes
 
     def _found(self, skip: OnSkip) -> Iterator[Found]:
         if self._is_folder:
             return FolderWalk(self._path, settings=self._settings, skip=skip).files()
         return iter([Found(str(self._path), self._path.name, self._path.stat().st_size)])
 
-    def _read(self, found: Found, report: SourceReport) -> Iterator[Document]:
+    def _read(self, found: Found, pdf: PdfReader, report: SourceReport) -> Iterator[Document]:
         """The documents of one file; what goes wrong with it is a skip."""
         try:
             with self._opener(found.path) as stream:
-                yield from self._documents_of(found, stream, report)
+                before = _stamp(stream)
+                held = content(stream, found.relative, pdf)
+                if isinstance(held, NotText):
+                    self._skip(report, found, held)
+                    return
+                yield from self._documents_of(found, held, report, changed=lambda: _stamp(stream) != before)
         except FileNotFoundError as error:
             report.skip(found.relative, "vanished", error.strerror or str(error), then=self._on_skip)
         except OSError as error:
             report.skip(found.relative, "unreadable", error.strerror or str(error), then=self._on_skip)
+        except BrokenOff as error:
+            self._skip(report, found, error.why)
         except UnicodeDecodeError as error:
             # It decoded a moment ago: someone writes to it.
             report.skip(found.relative, "changed", str(error), then=self._on_skip)
 
-    def _documents_of(self, found: Found, stream: BinaryIO, report: SourceReport) -> Iterator[Document]:
-        before = _stamp(stream)
-        held = content(stream, found.relative)
-        if isinstance(held, NotText):
-            report.skip(found.relative, held.reason, held.detail, then=self._on_skip)
-            return
-        pieces = cut(held.blocks, limit_bytes=self._settings.document_bytes)
-        filled = (piece for piece in pieces if not piece.isspace())
-        first, second = next(filled, None), next(filled, None)
-        if _stamp(stream) != before:
+    def _documents_of(
+        self, found: Found, held: Content, report: SourceReport, *, changed: Callable[[], bool]
+    ) -> Iterator[Document]:
+        parts = _numbered(cut(held.blocks, limit_bytes=self._settings.document_bytes))
+        first, second = next(parts, None), next(parts, None)
+        if changed():
             report.skip(found.relative, "changed", "while it was read", then=self._on_skip)
             return
         if first is None:
-            report.skip(found.relative, held.blank.reason, held.blank.detail, then=self._on_skip)
+            self._skip(report, found, held.problem() or held.blank)
             return
         report.reencoded += held.is_guessed
-        title = held.title(first)
+        title = held.title(first.text)
         metadata = {"path": found.relative, **({} if title is None else {"title": title}), **held.metadata}
         if second is None:
-            yield Document(document_id(found.relative), first, metadata, found.relative)
-            return
-        for number, part in enumerate(itertools.chain((first, second), filled), start=1):
-            identity = document_id(found.relative, part=number)
-            yield Document(identity, part, {**metadata, "part": number}, found.relative)
-            first = second = None  # let them go while the rest streams
-        if _stamp(stream) != before:
-            report.skip(found.relative, "changed", "while its parts were read", then=self._on_skip)
+            yield Document(document_id(found.relative), first.text, metadata, found.relative)
+        else:
+            for number, part in enumerate(itertools.chain((first, second), parts), start=1):
+                placed = {"part": number, "page": part.page} if held.is_paged else {"part": number}
+                yield Document(document_id(found.relative, part=number), part.text, metadata | placed, found.relative)
+                first = second = None  # let them go while the rest streams
+            if changed():
+                report.skip(found.relative, "changed", "while its parts were read", then=self._on_skip)
+        problem = held.problem()
+        if problem is not None:
+            self._skip(report, found, problem)
+
+    def _skip(self, report: SourceReport, found: Found, why: NotText) -> None:
+        report.skip(found.relative, why.reason, why.detail, then=self._on_skip)
+
+
+class _Part(NamedTuple):
+    text: str
+    page: int
+    """The page, from 1, that it begins on, where there are form feeds between pages."""
+
+
+def _numbered(pieces: Iterable[str]) -> Iterator[_Part]:
+    """The pieces that are not blank."""
+    page = 1
+    for piece in pieces:
+        if not piece.isspace():
+            yield _Part(piece, page)
+        page += piece.count("\f")
 
 
 def document_id(relative: str, *, part: int | None = None) -> str:

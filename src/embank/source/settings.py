@@ -35,6 +35,12 @@ class Settings(Section):
         default=Size("1MiB"),
         description="a file with more text than this (as UTF-8) is cut into several documents, path#part=N",
     )
+    pdf_seconds: float = Field(
+        default=120.0, gt=0, description="PDF: a file that keeps its reader busy for longer is given up, and counted"
+    )
+    pdf_memory: Amount = Field(
+        default=Size("256MiB"), description="PDF: a file that needs more memory than this is given up, and counted"
+    )
     text_key: str = Field(default="text", min_length=1, description="JSON lines: the key that holds the text")
     id_key: str = Field(default="id", min_length=1, description="JSON lines: the key that holds the id, if any")
     metadata_key: str = Field(
@@ -53,3 +59,8 @@ class Settings(Section):
     def line_bytes(self) -> int:
         """`max_line_bytes` as a number."""
         return self.max_line_bytes.resolve(0)
+
+    @property
+    def pdf_bytes(self) -> int:
+        """`pdf_memory` as a number."""
+        return self.pdf_memory.resolve(0)
