@@ -41,13 +41,17 @@ class Settings(Section):
     pdf_memory: Amount = Field(
         default=Size("256MiB"), description="PDF: a file that needs more memory than this is given up, and counted"
     )
-    text_key: str = Field(default="text", min_length=1, description="JSON lines: the key that holds the text")
-    id_key: str = Field(default="id", min_length=1, description="JSON lines: the key that holds the id, if any")
+    text_key: str = Field(default="text", min_length=1, description="rows: the key or column that holds the text")
+    id_key: str = Field(default="id", min_length=1, description="rows: the key or column that holds the id, if any")
     metadata_key: str = Field(
-        default="metadata", min_length=1, description="JSON lines: the key that holds a mapping of metadata, if any"
+        default="metadata", min_length=1, description="rows: the key or column that holds a mapping of metadata, if any"
+    )
+    columns: tuple[str, ...] = Field(
+        default=(), description="Parquet: the other columns that are read, as metadata; empty: all of them"
     )
     max_line_bytes: Amount = Field(
-        default=Size("16MiB"), description="JSON lines: a longer line is skipped, without being read as a whole"
+        default=Size("16MiB"),
+        description="rows: a longer line of JSON is skipped without being read as a whole, as is a longer text",
     )
 
     @property
