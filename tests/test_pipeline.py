@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.source import pdfs
 
 import embank
 from embank.bank import Bank, LocalCollection
@@ -85,6 +87,24 @@ def test_a_file_that_can_not_be_read_now_is_not_gone(bank: Bank, folder: Path) -
     report = notes.index(lambda skip: TextFiles(folder, on_skip=skip, opener=opener), prune=True)
     assert report.skipped["unreadable"] == 1
     assert (report.vanished, report.pruned, notes.count()) == (0, 0, 3)
+
+
+def test_a_pdf_that_can_not_be_read_now_is_not_gone(bank: Bank, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pypdfium2", reason="the extra docs is not installed")
+    notes = bank.collection("notes")
+    whole = pdfs.pdf("Glaciers grind rock.", "Moraines stay behind.")
+    (folder / "ice.pdf").write_bytes(whole)
+    assert index(notes, folder).added == 4
+    assert notes.search("glaciers", k=1)[0].metadata == {"path": "ice.pdf", "pages": 2}
+    assert index(notes, folder).embedded == 0
+    (folder / "ice.pdf").write_bytes(whole[:20])
+    report = index(notes, folder, prune=True)
+    assert (report.skipped["damaged"], report.vanished, notes.count()) == (1, 0, 4)
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    report = index(notes, folder, prune=True)
+    assert (report.skipped["missing extra"], report.vanished, notes.count()) == (1, 0, 4)
+    (folder / "ice.pdf").unlink()
+    assert index(notes, folder, prune=True).pruned == 1
 
 
 def test_a_large_file_becomes_parts_and_surplus_parts_go(bank: Bank, folder: Path) -> None:

@@ -31,7 +31,10 @@ from embank.system.clock import Clock
 
 MAX_SAMPLES = 100
 
-_UNREAD = {"unreadable", "undecodable", "changed", "vanished", "broken line", "oversized", "syntax error", "bad value"}
+_UNREAD = {
+    *("unreadable", "undecodable", "changed", "vanished", "broken line", "oversized", "syntax error", "bad value"),
+    *("damaged", "encrypted", "missing extra", "over limit"),
+}
 """Skips after which what an item gave before is kept: it is there, but could not be read now."""
 
 

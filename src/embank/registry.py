@@ -106,6 +106,7 @@ SOURCES = Table(
     {
         "text": "embank.source.files:TextFiles",
         "jsonl": "embank.source.jsonl:JsonLines",
+        "parquet": "embank.source.parquet:ParquetRows",
         "docstrings": "embank.source.docstrings:Docstrings",
         "stdlib": "embank.source.docstrings:StandardLibrary",
     },

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.source import pdfs
 from typer.testing import Result
 
 Run = Callable[..., Result]
@@ -48,6 +50,32 @@ def test_a_vanished_file_is_kept_until_pruned(run: Run, notes: Path) -> None:
     total = report(run("index", notes, "--prune", "--json"))
     assert (total["vanished"], total["pruned"]) == (1, 1)
     assert run("count").stdout == "2\n"
+
+
+def test_html_and_pdf_lie_among_the_others(run: Run, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (notes / "lakes.html").write_text("<title>Lakes</title><nav>Home</nav><p>Lakes lie still.</p>", encoding="utf-8")
+    (notes / "ice.pdf").write_bytes(pdfs.pdf("Glaciers grind rock."))
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    result = run("index", notes)
+    assert "skipped: missing extra" in result.stdout
+    assert "ice.pdf" in result.stdout
+    [hit] = json.loads(run("search", "Lakes lie still", "-k", 1, "--json").stdout)["hits"]
+    assert (hit["id"], hit["text"]) == ("lakes.html", "Lakes lie still.")
+    alone = run("index", notes / "ice.pdf")
+    assert alone.exit_code == 2
+    assert "embank[docs]" in alone.stderr
+
+
+def test_rows_of_parquet(run: Run, workplace: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"id": ["r1"], "body": ["Volcanoes throw ash."]}), "rows.parquet")
+    wrong = run("index", "rows.parquet")
+    assert wrong.exit_code == 2
+    assert "source.text_key" in wrong.stderr
+    said = json.loads(run("index", "rows.parquet", "--set", "source.text_key=body", "--json").stdout)
+    assert [(each["kind"], each["added"]) for each in said["sources"]] == [("parquet", 1)]
+    assert "Volcanoes throw ash." in run("get", "r1").stdout
 
 
 def test_several_sources_are_added_up(run: Run, notes: Path, workplace: Path) -> None:

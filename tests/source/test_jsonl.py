@@ -15,9 +15,10 @@ import pytest
 from embank.config import Size
 from embank.errors import SourceError
 from embank.records import Document
-from embank.source.jsonl import JsonLines, content_id
+from embank.source.jsonl import JsonLines
 from embank.source.protocol import Source
 from embank.source.report import Reason
+from embank.source.rows import content_id
 from embank.source.settings import Settings
 
 

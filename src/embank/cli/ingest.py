@@ -31,14 +31,14 @@ def index(
     *,
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCES...", help="Folders, files, .jsonl[.gz] files, - (JSON lines) or stdlib."),
+        typer.Argument(
+            metavar="SOURCES...", help="Folders, files, .jsonl[.gz] or .parquet files, - (JSON lines) or stdlib."
+        ),
     ],
     collection: CollectionName = "default",
     kind: Annotated[
         str | None,
-        typer.Option(
-            "--as", metavar="KIND", help="Read them as text, jsonl, docstrings or stdlib, whatever their names."
-        ),
+        typer.Option("--as", metavar="KIND", help="Read them as text, jsonl, parquet, docstrings or stdlib."),
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Only files that match; may be repeated.")
@@ -101,7 +101,7 @@ def add(
     given = json_object(metadata, flag="--metadata", example='{"year": 2024}') if metadata is not None else {}
     content = _text(text, file)
     with open_bank(invocation, "create", tells_loads=True) as bank:
-        from embank.source.jsonl import content_id
+        from embank.source.rows import content_id
 
         name = content_id(content) if id is None else id
         opened = bank.collection(collection, metric=metric)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = "-"
 STANDARD_LIBRARY = "stdlib"
+_PARQUET = (".parquet", ".pq")
 _JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
 
@@ -50,7 +51,7 @@ def guessed_kind(name: str) -> str:
         return STANDARD_LIBRARY
     if name == STANDARD_INPUT or (name.lower().endswith(_JSON_LINES) and not Path(name).is_dir()):
         return "jsonl"
-    return "text"
+    return "parquet" if name.lower().endswith(_PARQUET) and not Path(name).is_dir() else "text"
 
 
 def _opened(make: Any, name: str, settings: Settings, on_skip: OnSkip) -> Source:

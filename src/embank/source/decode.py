@@ -1,8 +1,9 @@
 """From bytes to text: which encoding a file has, decoded strictly and in blocks.
 
-Order of trust: a byte order mark, strict UTF-8 over the whole file, then a guess by charset-normalizer from a bounded
-sample around the first byte that is not UTF-8, which must decode the whole file. Memory is constant whatever the size;
-the file is read twice, so that nothing is yielded from a file that turns out not to be text.
+Order of trust: a byte order mark, strict UTF-8 over the whole file, what the file says of itself, then a guess by
+charset-normalizer from a bounded sample around the first byte that is not UTF-8; each must decode the whole file.
+Memory is constant whatever the size; the file is read twice, so that nothing is yielded from a file that turns out not
+to be text.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _CANDIDATES = (
 )
 _CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\v\f\r\b\x1b")
 _CONTROL_SHARE = 0.02
+_LIKE_ASCII = frozenset({"iso2022_jp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,12 @@ class NotText:
     detail: str
 
 
-def examine(stream: BinaryIO) -> Encoding | NotText:
-    """Find the encoding of a seekable stream by reading all of it, from the start."""
+def examine(stream: BinaryIO, *, declared: str | None = None) -> Encoding | NotText:
+    """Find the encoding of a seekable stream by reading all of it, from the start.
+
+    `declared` is the codec that the file itself names, if any. It is believed where the file is not UTF-8, or where it
+    is one that only looks like ASCII.
+    """
     stream.seek(0)
     head = stream.read(HEAD_BYTES)
     for mark, name in _MARKS:
@@ -71,6 +77,9 @@ def examine(stream: BinaryIO) -> Encoding | NotText:
     if head.startswith(_SIGNATURES):
         return NotText("binary", "a binary format's signature")
     bad = _first_bad_byte(stream, "utf-8")
+    unlike_utf8 = bad is not None or declared in _LIKE_ASCII
+    if declared is not None and unlike_utf8 and _first_bad_byte(stream, declared) is None:
+        return Encoding(declared)
     return Encoding("utf-8") if bad is None else _guess(stream, bad)
 
 

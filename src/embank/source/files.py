@@ -1,4 +1,4 @@
-"""Text and Markdown files: a folder of them, or a single one.
+"""Text, Markdown, HTML and PDF files: a folder of them, or a single one.
 
 A file's document id is its POSIX path relative to the folder (a single file's: its name). Text beyond
 `max_document_bytes` is streamed into `path#part=1`, `path#part=2`, …. A file whose own name ends like a part's gets
@@ -11,20 +11,20 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from embank.errors import SourceError
 from embank.records import Document
-from embank.source.decode import Encoding, NotText, decoded, examine
+from embank.source.content import Content, content
+from embank.source.decode import NotText
 from embank.source.parts import cut
+from embank.source.pdf import SUFFIX, BrokenOff, PdfReader, missing_extra
 from embank.source.report import OnSkip, Reason, SourceReport
 from embank.source.settings import Settings
-from embank.source.title import markdown_title
 from embank.source.walk import FolderWalk, Found, is_bank
 
-MARKDOWN = (".md", ".markdown", ".mdown", ".mkd", ".mdx", ".qmd", ".rmd")
 COUNTED_FILES = 20_000
 """Beyond so many files `bytes_total` gives up: an estimate must stay cheap."""
 
@@ -54,8 +54,12 @@ class TextFiles:
     A single file is read whatever the globs and ignore rules say: it was asked for by name. `opener` opens each file
     (replaced in tests). Raises `SourceError` when `path` is missing, is no file or folder, or is a bank.
 
-    Metadata: `path`, `title` (Markdown's first heading, where there is one), `part` (of a file cut into parts) and
-    `encoding` (where not UTF-8). No times: a touched file is not a changed document.
+    Metadata: `path`, `title` (Markdown's first heading, HTML's and PDF's own title, where there is one), `part` (of a
+    file cut into parts), `encoding` (where not UTF-8), and of PDF `pages`, how many it has, and `page`, the one that a
+    part begins on. No times: a touched file is not a changed document.
+
+    PDF needs the extra `docs`: without it `MissingExtra` for a single file whose name ends in .pdf, and a counted skip
+    in a folder.
     """
 
     def __init__(
@@ -70,6 +74,10 @@ class TextFiles:
         self._on_skip = on_skip
         self._opener = opener
         self._path, self._is_folder = _resolved(path)
+        if not self._is_folder and self._path.name.lower().endswith(SUFFIX):
+            missing = missing_extra()
+            if missing is not None:
+                raise missing
         self._report = SourceReport()
         self._bytes_total: int | None = None
         self._counted = False
@@ -103,57 +111,83 @@ class TextFiles:
             report.items += 1
             report.skip(origin, reason, detail, then=self._on_skip)
 
-        for found in self._found(skip):
-            report.items += 1
-            for document in self._read(found, report):
-                report.documents += 1
-                yield document
-            report.bytes_done += found.size_bytes
+        with PdfReader(limit_s=self._settings.pdf_seconds, limit_bytes=self._settings.pdf_bytes) as pdf:
+            for found in self._found(skip):
+                report.items += 1
+                for document in self._read(found, pdf, report):
+                    report.documents += 1
+                    yield document
+                report.bytes_done += found.size_bytes
 
     def _found(self, skip: OnSkip) -> Iterator[Found]:
         if self._is_folder:
             return FolderWalk(self._path, settings=self._settings, skip=skip).files()
         return iter([Found(str(self._path), self._path.name, self._path.stat().st_size)])
 
-    def _read(self, found: Found, report: SourceReport) -> Iterator[Document]:
+    def _read(self, found: Found, pdf: PdfReader, report: SourceReport) -> Iterator[Document]:
         """The documents of one file; what goes wrong with it is a skip."""
         try:
             with self._opener(found.path) as stream:
-                yield from self._documents_of(found, stream, report)
+                before = _stamp(stream)
+                held = content(stream, found.relative, pdf)
+                if isinstance(held, NotText):
+                    self._skip(report, found, held)
+                    return
+                yield from self._documents_of(found, held, report, changed=lambda: _stamp(stream) != before)
         except FileNotFoundError as error:
             report.skip(found.relative, "vanished", error.strerror or str(error), then=self._on_skip)
         except OSError as error:
             report.skip(found.relative, "unreadable", error.strerror or str(error), then=self._on_skip)
+        except BrokenOff as error:
+            self._skip(report, found, error.why)
         except UnicodeDecodeError as error:
             # It decoded a moment ago: someone writes to it.
             report.skip(found.relative, "changed", str(error), then=self._on_skip)
 
-    def _documents_of(self, found: Found, stream: BinaryIO, report: SourceReport) -> Iterator[Document]:
-        before = _stamp(stream)
-        encoding = examine(stream)
-        if isinstance(encoding, NotText):
-            report.skip(found.relative, encoding.reason, encoding.detail, then=self._on_skip)
-            return
-        pieces = cut(decoded(stream, encoding.name), limit_bytes=self._settings.document_bytes)
-        filled = (piece for piece in pieces if not piece.isspace())
-        first, second = next(filled, None), next(filled, None)
-        if _stamp(stream) != before:
+    def _documents_of(
+        self, found: Found, held: Content, report: SourceReport, *, changed: Callable[[], bool]
+    ) -> Iterator[Document]:
+        parts = _numbered(cut(held.blocks, limit_bytes=self._settings.document_bytes))
+        first, second = next(parts, None), next(parts, None)
+        if changed():
             report.skip(found.relative, "changed", "while it was read", then=self._on_skip)
             return
         if first is None:
-            report.skip(found.relative, "empty", "nothing but white space", then=self._on_skip)
+            self._skip(report, found, held.problem() or held.blank)
             return
-        report.reencoded += encoding.guessed
-        metadata = _metadata(found.relative, first, encoding)
+        report.reencoded += held.is_guessed
+        title = held.title(first.text)
+        metadata = {"path": found.relative, **({} if title is None else {"title": title}), **held.metadata}
         if second is None:
-            yield Document(document_id(found.relative), first, metadata, found.relative)
-            return
-        for number, part in enumerate(itertools.chain((first, second), filled), start=1):
-            identity = document_id(found.relative, part=number)
-            yield Document(identity, part, {**metadata, "part": number}, found.relative)
-            first = second = None  # let them go while the rest streams
-        if _stamp(stream) != before:
-            report.skip(found.relative, "changed", "while its parts were read", then=self._on_skip)
+            yield Document(document_id(found.relative), first.text, metadata, found.relative)
+        else:
+            for number, part in enumerate(itertools.chain((first, second), parts), start=1):
+                placed = {"part": number, "page": part.page} if held.is_paged else {"part": number}
+                yield Document(document_id(found.relative, part=number), part.text, metadata | placed, found.relative)
+                first = second = None  # let them go while the rest streams
+            if changed():
+                report.skip(found.relative, "changed", "while its parts were read", then=self._on_skip)
+        problem = held.problem()
+        if problem is not None:
+            self._skip(report, found, problem)
+
+    def _skip(self, report: SourceReport, found: Found, why: NotText) -> None:
+        report.skip(found.relative, why.reason, why.detail, then=self._on_skip)
+
+
+class _Part(NamedTuple):
+    text: str
+    page: int
+    """The page, from 1, that it begins on, where there are form feeds between pages."""
+
+
+def _numbered(pieces: Iterable[str]) -> Iterator[_Part]:
+    """The pieces that are not blank."""
+    page = 1
+    for piece in pieces:
+        if not piece.isspace():
+            yield _Part(piece, page)
+        page += piece.count("\f")
 
 
 def document_id(relative: str, *, part: int | None = None) -> str:
@@ -177,17 +211,6 @@ def _resolved(path: str | os.PathLike[str]) -> tuple[Path, bool]:
     if not stat.S_ISREG(mode):
         raise SourceError(f"{os.fspath(path)!r} is neither a file nor a folder", path=os.fspath(path))
     return resolved, False
-
-
-def _metadata(relative: str, start: str, encoding: Encoding) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"path": relative}
-    if relative.lower().endswith(MARKDOWN):
-        title = markdown_title(start)
-        if title is not None:
-            metadata["title"] = title
-    if not encoding.is_utf8:
-        metadata["encoding"] = encoding.name
-    return metadata
 
 
 def _stamp(stream: BinaryIO) -> tuple[int, int]:

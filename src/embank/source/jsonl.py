@@ -1,14 +1,12 @@
 """JSON lines: one object a line, each a document; plain or gzip, from a file or standard input.
 
-A row is an object with a text, optionally an id and a mapping of metadata; its other keys join the metadata (where a
-key is in both, the mapping's stands). Without an id it is known by the hash of its text. A row that can't be used is
-a counted skip with its line number; the rest goes on. Constant memory: one line at a time, bounded.
+A row is an object (see `rows`). One that can't be used is a counted skip with its line number; the rest goes on.
+Constant memory: one line at a time, bounded.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import math
@@ -17,13 +15,12 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
 from embank.errors import SourceError
 from embank.records import Document
-from embank.source.report import OnSkip, Reason, SourceReport
+from embank.source.report import OnSkip, SourceReport
+from embank.source.rows import Bad, document_of, kind_of, resolved_file
 from embank.source.settings import Settings
 
 STANDARD_INPUT = "-"
@@ -31,14 +28,6 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _GZIP = b"\x1f\x8b"
 _DISCARD_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class _Bad:
-    """Why a line gives no document."""
-
-    reason: Reason
-    detail: str
 
 
 class JsonLines:
@@ -59,7 +48,7 @@ class JsonLines:
         self._settings = settings or Settings()
         self._on_skip = on_skip
         self._standard_input = standard_input
-        self._path = None if os.fspath(path) == STANDARD_INPUT else _checked(path)
+        self._path = None if os.fspath(path) == STANDARD_INPUT else resolved_file(path, what="JSON lines")
         self._report = SourceReport()
 
     @property
@@ -93,7 +82,7 @@ class JsonLines:
                     continue
                 report.items += 1
                 row = self._row(line) if isinstance(line, bytes) else line
-                if isinstance(row, _Bad):
+                if isinstance(row, Bad):
                     report.skip(f"{name}:{number}", row.reason, row.detail, then=self._on_skip)
                     continue
                 report.documents += 1
@@ -116,7 +105,7 @@ class JsonLines:
             return stored, cast("BinaryIO", open_files.enter_context(gzip.GzipFile(fileobj=stored)))
         return stored, stored
 
-    def _lines(self, raw: BinaryIO, lines: BinaryIO, report: SourceReport) -> Iterator[tuple[int, bytes | _Bad]]:
+    def _lines(self, raw: BinaryIO, lines: BinaryIO, report: SourceReport) -> Iterator[tuple[int, bytes | Bad]]:
         """Numbered lines from 1. An overlong one is passed over; where reading itself fails, that is the last."""
         limit = self._settings.line_bytes
         positioned = raw is not lines and raw.seekable()
@@ -132,7 +121,7 @@ class JsonLines:
                     if rest.endswith(b"\n"):
                         break
             except (OSError, EOFError, zlib.error) as error:
-                yield number, _Bad("unreadable", f"the rest from here on: {error}")
+                yield number, Bad("unreadable", f"the rest from here on: {error}")
                 return
             if not line:
                 return
@@ -141,50 +130,25 @@ class JsonLines:
             elif positioned:
                 report.bytes_done = raw.tell()
             if oversized:
-                yield number, _Bad("oversized", f"{size:,} bytes, more than source.max_line_bytes = {limit:,}")
+                yield number, Bad("oversized", f"{size:,} bytes, more than source.max_line_bytes = {limit:,}")
             else:
                 yield number, line.removeprefix(_UTF8_MARK) if number == 1 else line
 
-    def _row(self, line: bytes) -> Document | _Bad:
+    def _row(self, line: bytes) -> Document | Bad:
         """One line's document, or why there is none."""
         try:
             row = json.loads(line.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
         except UnicodeDecodeError as error:
-            return _Bad("undecodable", f"not UTF-8 at byte {error.start:,} of the line")
+            return Bad("undecodable", f"not UTF-8 at byte {error.start:,} of the line")
         except _NotFiniteError as error:
-            return _Bad("bad value", f"{error} is not a finite number")
+            return Bad("bad value", f"{error} is not a finite number")
         except (ValueError, RecursionError) as error:
-            return _Bad("broken line", f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply")
+            return Bad("broken line", f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply")
         if not isinstance(row, dict):
-            return _Bad("broken line", f"not an object but {_kind(row)}")
+            return Bad("broken line", f"not an object but {kind_of(row)}")
         if b"\\u" in line and not _encodable(row):
-            return _Bad("bad value", "half of a surrogate pair")
-        return self._document(row)
-
-    def _document(self, row: dict[str, Any]) -> Document | _Bad:
-        settings = self._settings
-        text = row.pop(settings.text_key, None)
-        identity = row.pop(settings.id_key, None)
-        metadata = row.pop(settings.metadata_key, None)
-        if not isinstance(text, str):
-            problem = "is missing" if text is None else f"is {_kind(text)}, not a string"
-            return _Bad("no text", f"{settings.text_key!r} {problem}")
-        if not text or text.isspace():
-            return _Bad("empty", f"{settings.text_key!r} is nothing but white space")
-        if metadata is not None and not isinstance(metadata, dict):
-            return _Bad("bad value", f"{settings.metadata_key!r} is {_kind(metadata)}, not an object")
-        if isinstance(identity, int) and not isinstance(identity, bool):
-            identity = str(identity)
-        if identity is None:
-            identity = content_id(text)
-        if not isinstance(identity, str) or not identity:
-            return _Bad("bad value", f"{settings.id_key!r} is {_kind(identity)}, not a string that names something")
-        return Document(identity, text, {**row, **(metadata or {})})
-
-
-def content_id(text: str) -> str:
-    """The id of a text that has none of its own: BLAKE2b-128 of its UTF-8, in hexadecimal."""
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+            return Bad("bad value", "half of a surrogate pair")
+        return document_of(row, self._settings)
 
 
 class _NotFiniteError(Exception):
@@ -208,23 +172,3 @@ def _encodable(row: dict[str, Any]) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _kind(value: object) -> str:
-    kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
-    if value == "":
-        return "an empty string"
-    return "null" if value is None else kinds[type(value)]
-
-
-def _checked(path: str | os.PathLike[str]) -> Path:
-    try:
-        resolved = Path(path).resolve(strict=True)
-        is_folder = resolved.is_dir()
-    except FileNotFoundError as error:
-        raise SourceError(f"there is no file {os.fspath(path)!r}", path=os.fspath(path)) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SourceError(f"{os.fspath(path)!r} can't be read: {error}", path=os.fspath(path)) from error
-    if is_folder:
-        raise SourceError(f"{os.fspath(path)!r} is a folder, not a file of JSON lines", path=os.fspath(path))
-    return resolved

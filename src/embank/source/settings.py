@@ -35,13 +35,23 @@ class Settings(Section):
         default=Size("1MiB"),
         description="a file with more text than this (as UTF-8) is cut into several documents, path#part=N",
     )
-    text_key: str = Field(default="text", min_length=1, description="JSON lines: the key that holds the text")
-    id_key: str = Field(default="id", min_length=1, description="JSON lines: the key that holds the id, if any")
+    pdf_seconds: float = Field(
+        default=120.0, gt=0, description="PDF: a file that keeps its reader busy for longer is given up, and counted"
+    )
+    pdf_memory: Amount = Field(
+        default=Size("256MiB"), description="PDF: a file that needs more memory than this is given up, and counted"
+    )
+    text_key: str = Field(default="text", min_length=1, description="rows: the key or column that holds the text")
+    id_key: str = Field(default="id", min_length=1, description="rows: the key or column that holds the id, if any")
     metadata_key: str = Field(
-        default="metadata", min_length=1, description="JSON lines: the key that holds a mapping of metadata, if any"
+        default="metadata", min_length=1, description="rows: the key or column that holds a mapping of metadata, if any"
+    )
+    columns: tuple[str, ...] = Field(
+        default=(), description="Parquet: the other columns that are read, as metadata; empty: all of them"
     )
     max_line_bytes: Amount = Field(
-        default=Size("16MiB"), description="JSON lines: a longer line is skipped, without being read as a whole"
+        default=Size("16MiB"),
+        description="rows: a longer line of JSON is skipped without being read as a whole, as is a longer text",
     )
 
     @property
@@ -53,3 +63,8 @@ class Settings(Section):
     def line_bytes(self) -> int:
         """`max_line_bytes` as a number."""
         return self.max_line_bytes.resolve(0)
+
+    @property
+    def pdf_bytes(self) -> int:
+        """`pdf_memory` as a number."""
+        return self.pdf_memory.resolve(0)

@@ -23,12 +23,13 @@ from embank.store.contents import Content
 from embank.store.protocol import CollectionInfo
 from embank.store.snapshot import Snapshot
 from embank.store.where import compile_where
+from embank.system.arrow import require
 from embank.system.clock import Clock
 from embank.system.files import Files
 from embank.system.process import start_time
 from embank.transfer.form import Head, Item
 from embank.transfer.lines import LineWriter, zipped
-from embank.transfer.parquet import ParquetWriter, require
+from embank.transfer.parquet import ParquetWriter
 from embank.transfer.reports import ExportReport, Format
 
 OnTransferProgress = Callable[[float, str], None]

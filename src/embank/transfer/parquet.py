@@ -1,4 +1,4 @@
-"""Exports as Parquet. The one file of this room that imports pyarrow.
+"""Exports as Parquet. The one file of this room that works with pyarrow.
 
 Columns: `id`, `text`, `metadata` (JSON), `passages` (a list of start and end), and with vectors `digest` and `vectors`
 (a list of records as they are stored). The head is in the file's metadata, under "embank". Row groups are as large as
@@ -12,24 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from embank.errors import MissingExtra, SourceError
+from embank.errors import SourceError
+from embank.system.arrow import batches, open_parquet, require
 from embank.transfer.form import DIGEST_BYTES, BadRow, Head, Item, WrongValue, item, read_head
 
 MAGIC = b"PAR1"
 _KEY = b"embank"
-_BATCH_BYTES = 4 << 20
-_BUFFER_BYTES = 1 << 16
-_MAX_BATCH_ROWS = 256
-
-
-def require() -> tuple[Any, Any]:
-    """The modules `pyarrow` and `pyarrow.parquet`; `MissingExtra` where they are not installed."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "parquet") from error
-    return pa, pq
 
 
 class ParquetWriter:
@@ -70,14 +58,14 @@ class ParquetReader:
     """Reads rows as often as wanted; `name` is what errors call the file."""
 
     def __init__(self, path: Path, *, name: str) -> None:
-        self._arrow, parquet = require()
+        self._arrow, _ = require()
         self._name = name
         self._done = 0
+        self._file = open_parquet(path, name=name)
+        schema = self._file.schema_arrow
         try:
-            self._file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-            schema = self._file.schema_arrow
             values = json.loads((schema.metadata or {}).get(_KEY, b"null"))
-        except (self._arrow.ArrowException, OSError, ValueError) as error:
+        except ValueError as error:
             raise SourceError(f"{name} is no whole Parquet file: {error}", path=name) from error
         self.head = read_head(values, name=name)
         if not schema.remove_metadata().equals(_schema(self._arrow, self.head).remove_metadata()):
@@ -93,24 +81,14 @@ class ParquetReader:
         """Every row in the file's order. Raises `SourceError` where the file can't be read on."""
         self._done = 0
         try:
-            for group in range(self._file.num_row_groups):
-                batches = self._file.iter_batches(self._batch_rows(group), row_groups=[group], use_threads=False)
-                for batch in batches:
-                    yield from self._batch(batch)
+            for batch in batches(self._file):
+                yield from self._batch(batch)
         except (self._arrow.ArrowException, OSError) as error:
             raise SourceError(f"{self._name} can't be read behind row {self._done:,}: {error}") from error
-        finally:
-            self._arrow.default_memory_pool().release_unused()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _batch_rows(self, group: int) -> int:
-        """So many rows of a row group that about `_BATCH_BYTES` are in memory at once."""
-        told = self._file.metadata.row_group(group)
-        row_bytes = max(int(told.total_byte_size) // max(int(told.num_rows), 1), 1)
-        return min(max(_BATCH_BYTES // row_bytes, 1), _MAX_BATCH_ROWS)
 
     def _batch(self, batch: Any) -> Iterator[Item | BadRow]:
         for row in range(batch.num_rows):
