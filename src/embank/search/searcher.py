@@ -14,7 +14,7 @@ from embank.errors import FingerprintMismatch, InvalidInput
 from embank.events.kinds import SearchAnswered
 from embank.events.stream import Stream
 from embank.records import Hit
-from embank.search.fuse import Fused, candidates, fuse
+from embank.search.fuse import Fused, candidates, ceiling, fuse
 from embank.search.results import Results
 from embank.search.settings import Mode, Settings
 from embank.store.collection import StoredCollection
@@ -67,6 +67,7 @@ class Searcher:
         self._narrow = narrow
         self._results = results
         self._settings = settings
+        self._fusion = settings.fused()
         self._stream = stream
         self._clock = clock
 
@@ -174,7 +175,8 @@ class Searcher:
         words = snapshot.lexical(query.text or "", depth)
         slots = candidates(dense, words)
         similarity = snapshot.similarity(query.vector, slots)
-        return fuse(slots, similarity, words, dense_weight=self._settings.dense_weight, depth=depth)
+        most = ceiling(*snapshot.terms(query.text or ""))
+        return fuse(slots, similarity, words, fusion=self._fusion, depth=depth, ceiling=most)
 
 
 def _checked(text: object, vector: object, k: object, mode: object, where: Mapping[str, Any] | None) -> Query:
@@ -232,7 +234,7 @@ def _best_of_each(found: Fused, snapshot: Snapshot, k: int) -> Fused:
         keep.append(place)
         if len(keep) == k:
             break
-    return Fused(found.slots[keep], found.dense[keep], found.lexical[keep], found.score[keep])
+    return Fused(found.slots[keep], found.dense[keep], found.lexical[keep], found.score[keep], found.weights)
 
 
 def _hits(best: Fused, snapshot: Snapshot, mode: Mode) -> list[Hit]:
