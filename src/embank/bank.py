@@ -15,10 +15,10 @@ from embank.given import DocumentLike, document, own_vectors, user_space
 from embank.modelbook import Target
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
 from embank.portable import Portable
-from embank.records import Document, Hit
+from embank.records import Document
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
-from embank.search.settings import Mode
+from embank.searched import Searched
 from embank.source.protocol import Source
 from embank.store import metric as metrics
 from embank.store.backup import OnBackupProgress, back_up
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 MAX_LIMIT = 100_000
 
 
-class LocalCollection(Portable):
+class LocalCollection(Portable, Searched):
     """A collection of a local bank. Thread-safe. It comes into being with its first document."""
 
     def __init__(self, engine: Engine, stored: StoredCollection) -> None:
@@ -203,23 +203,6 @@ class LocalCollection(Portable):
         listed = [ids] if isinstance(ids, str) else list(ids or ())
         with self._engine.creep.track("delete"):
             return self._stored.delete(listed, where=where)
-
-    def search(
-        self,
-        query: str | None = None,
-        *,
-        k: int = 10,
-        where: Where | None = None,
-        mode: Mode | None = None,
-        vector: object = None,
-    ) -> list[Hit]:
-        """The `k` best documents for a question in words, or for a `vector` of shape (dimension,); best first.
-
-        Sees everything acknowledged before it began. `mode` is hybrid (default), dense or lexical. A dense score is
-        that of the collection's metric.
-        """
-        with self._engine.creep.track("search"):
-            return self._engine.searcher(self._stored).search(query, vector=vector, k=k, where=where, mode=mode)
 
     def count(self) -> int:
         """Documents in it; one row is read, whatever the size."""

@@ -33,13 +33,22 @@ class Chunk:
     end: int
 
 
+Span = tuple[int, int]
+"""(start, end) within a text, in code points."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One search result. `id` is the document's; `chunk`, `start` and `end` locate the passage `text` in it.
 
     `score` is higher for better. `scores` names the parts it came from: `dense` is that of the collection's metric (the
-    cosine, the inner product, or minus the square of the L2 distance), `lexical` is BM25. A dense search's score is the
-    first; that of a hybrid one weighs both and is comparable within one result list only.
+    cosine, the inner product, or minus the square of the L2 distance), `lexical` is BM25: 0 for a passage with none of
+    the words, and no upper end. A dense search's score is the first, a lexical one's the second; that of a hybrid one
+    weighs both and is comparable within one result list only.
+
+    What was asked for beside that: `highlights` are the words of `text` that match the question, as (start, end) in
+    `text`; in the document they stand `start` further on. `before` and `after` are the text around the passage.
+    `explained` says how the hit came about, in plain values: what `embank.search.explain` lists.
     """
 
     id: str
@@ -51,3 +60,7 @@ class Hit:
     end: int
     scores: Mapping[str, float] = field(default_factory=dict)
     degraded: bool = False
+    highlights: tuple[Span, ...] = ()
+    before: str = ""
+    after: str = ""
+    explained: Mapping[str, Any] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,7 @@ from embank.cache.weighed import WeighedStats
 from embank.errors import CollectionNotFound, InvalidInput
 from embank.events.kinds import SearchAnswered
 from embank.testing.fakes import HashModel
-
-NOTES = [
-    {"id": "a1", "text": "Rivers carry silt to the sea.", "metadata": {"year": 2024, "tags": ["water", {"deep": 1}]}},
-    {"id": "a2", "text": "Mountains rise where plates meet.", "metadata": {"year": 2020}},
-    {"id": "a3", "text": "Flüsse tragen Schlamm ins Meer.", "metadata": {"year": 2019, "ratio": 0.1}},
-]
-
-
-@pytest.fixture
-def bank(tmp_path: Path) -> Iterator[Bank]:
-    with embank.open(tmp_path / "bank", model=HashModel()) as opened:
-        opened.collection("notes").add(NOTES)
-        yield opened
-
+from tests.search.notes import NOTES
 
 def stats(bank: Bank) -> WeighedStats:
     found = bank.cache().results

@@ -191,6 +191,14 @@ class LexicalSearcher:
         """Passages and the marker."""
         return self._searcher.num_docs
 
+    def words(self, text: str) -> list[str]:
+        """The words that `text` is found by, as passages and questions are cut; in their order."""
+        return self._analyzer.analyze(text)
+
+    def frequency(self, word: str) -> int:
+        """In how many passages a word stands, as `words` gives it."""
+        return self._searcher.doc_freq("text", word)
+
     def search(self, text: str, k: int, *, allowed: Mask | None, below: int) -> Neighbors:
         """The `k` best passages by BM25 with a slot < `below` for which `allowed` is true; best first."""
         import tantivy

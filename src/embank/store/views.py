@@ -55,6 +55,14 @@ class Picture:
         order = np.lexsort((slots, -scores))[:k]
         return Neighbors(slots[order], scores[order])
 
+    def words(self, text: str) -> list[str]:
+        """The words that a text is found by, in their order."""
+        return self.searchers[0].words(text) if self.searchers else []
+
+    def frequency(self, word: str) -> int:
+        """In how many passages a word stands, as `words` gives it."""
+        return sum(searcher.frequency(word) for searcher in self.searchers)
+
 
 class LexicalView(Protocol):
     """Either side's view."""
