@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.search.notes import NOTES
 
 import embank
 from embank.bank import Bank
 from embank.testing.fakes import HashModel
-from tests.search.notes import NOTES
 
 
 @pytest.fixture

@@ -66,7 +66,9 @@ def test_what_stands_around_a_passage_is_a_piece_of_the_document(book: Any, reac
     assert len(by_chunk) > 3
     for hit in hits:
         first, last = max(hit.chunk - reach, min(by_chunk)), min(hit.chunk + reach, max(by_chunk))
-        assert hit.before + hit.text + hit.after == document.text[hit.start - len(hit.before) : hit.end + len(hit.after)]
+        assert (
+            hit.before + hit.text + hit.after == document.text[hit.start - len(hit.before) : hit.end + len(hit.after)]
+        )
         if first in by_chunk and last in by_chunk:
             assert hit.start - len(hit.before) == by_chunk[first].start
             assert hit.end + len(hit.after) == by_chunk[last].end

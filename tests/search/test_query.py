@@ -52,13 +52,20 @@ def test_what_cannot_be_asked_is_refused_by_name(bank: Bank, asked: dict[str, An
 
 @pytest.mark.parametrize(
     "text",
-    ["rivers " * 14_000, "\0rivers\x07\x1b[2J\u202e", "(((", '"rivers', "rivers AND OR NOT +-~^:*?[]{}\\/", "🦀", "é" * 9],
+    [
+        "rivers " * 14_000,
+        "\0rivers\x07\x1b[2J\u202e",
+        "(((",
+        '"rivers',
+        "rivers AND OR NOT +-~^:*?[]{}\\/",
+        "🦀",
+        "é" * 9,
+    ],
 )
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "lexical"])
 def test_any_text_is_a_question(bank: Bank, text: str, mode: Any) -> None:
     hits = bank.collection("notes").search(text, mode=mode, highlight=True, explain=True)
-    if "rivers" in text.lower():
-        assert hits[0].id == "a1"
+    assert ("a1" in [hit.id for hit in hits]) or (mode == "lexical" and "rivers" not in text)
 
 
 @pytest.mark.parametrize("given", ["rivers", b"rivers", {"rivers"}, None, 3])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.search.notes import NOTES
 
 import embank
 from embank.bank import Bank
@@ -15,7 +16,7 @@ from embank.cache.weighed import WeighedStats
 from embank.errors import CollectionNotFound, InvalidInput
 from embank.events.kinds import SearchAnswered
 from embank.testing.fakes import HashModel
-from tests.search.notes import NOTES
+
 
 def stats(bank: Bank) -> WeighedStats:
     found = bank.cache().results

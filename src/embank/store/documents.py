@@ -285,7 +285,8 @@ def owners(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> di
 def names_of_slots(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> dict[int, str]:
     """The id of the document of each slot."""
     rows = connection.execute(
-        "SELECT slot, name FROM json_each(?) AS wanted CROSS JOIN chunks ON collection = ? AND slot = wanted.value "
+        "SELECT slot, name FROM json_each(?) AS wanted "
+        "CROSS JOIN chunks ON chunks.collection = ? AND chunks.slot = wanted.value "
         "CROSS JOIN documents ON documents.id = chunks.document",
         (_json(int(slot) for slot in slots), row.slots_key),
     )
