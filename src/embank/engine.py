@@ -215,6 +215,7 @@ class Engine:
             self.models.of,
             narrow=self.fitted.query,
             results=self.caches.results,
+            operation=self.creep.track("search"),
             settings=self.config.section("search"),
             stream=self.stream,
             clock=self.clock,

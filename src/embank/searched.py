@@ -45,8 +45,7 @@ class Searched:
         Sees everything acknowledged before it began. Raises `CollectionNotFound`, and `InvalidInput`.
         """
         asked = self._checked(query, k=k, where=where, mode=mode, vector=vector, options=options)
-        with self._engine.creep.track("search"):
-            return self._engine.searcher(self._stored).search(asked).hits
+        return self._engine.searcher(self._stored).search(asked).hits
 
     def search_many(
         self,
@@ -69,8 +68,7 @@ class Searched:
             self._checked(query, k=k, where=where, mode=mode, vector=row, options=options)
             for query, row in zip(queries, rows, strict=True)
         ]
-        with self._engine.creep.track("search"):
-            return [answer.hits for answer in self._engine.searcher(self._stored).search_many(asked)]
+        return [answer.hits for answer in self._engine.searcher(self._stored).search_many(asked)]
 
     def search_page(
         self,
@@ -91,9 +89,7 @@ class Searched:
         """
         asked = self._checked(query, k=k, where=where, mode=mode, vector=vector, like=like, options=options)
         asked = resumed(asked, self._stored.name, after)
-        with self._engine.creep.track("search"):
-            answer = self._engine.searcher(self._stored).search(asked)
-        return page(asked, self._stored.name, answer)
+        return page(asked, self._stored.name, self._engine.searcher(self._stored).search(asked))
 
     def like(
         self,
@@ -109,8 +105,7 @@ class Searched:
         By the mean of its stored vectors, and by the words that tell it from the others. Raises `DocumentNotFound`.
         """
         asked = self._checked(None, k=k, where=where, mode=mode, like=id, options=options)
-        with self._engine.creep.track("search"):
-            return self._engine.searcher(self._stored).search(asked).hits
+        return self._engine.searcher(self._stored).search(asked).hits
 
     def _checked(
         self, query: object, *, mode: Mode | None, options: Options, like: object = None, **asked: Any

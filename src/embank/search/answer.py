@@ -1,8 +1,12 @@
-"""What a search answers, and its form in the cache of results: JSON, so that what is handed out is the caller's own."""
+"""What a search answers, and its form in the cache of results: bytes, so that what is handed out is the caller's own.
+
+Plain values by `marshal`, which reads them in a tenth of the time that JSON takes and keeps tuples apart from lists. It
+never meets bytes of anybody else: the cache is this process's memory.
+"""
 
 from __future__ import annotations
 
-import json
+import marshal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,15 +25,13 @@ class Answer:
 
 def encode(answer: Answer) -> bytes:
     """Its form in the cache."""
-    return json.dumps([answer.degraded, answer.explained, [_fields(hit) for hit in answer.hits]]).encode()
+    return marshal.dumps((answer.degraded, answer.explained, [_fields(hit) for hit in answer.hits]))
 
 
 def decode(content: bytes) -> Answer:
     """What `encode` made of an answer, as a new one. What is explained says that it comes from the cache."""
-    degraded, explained, rows = json.loads(content)
+    degraded, explained, rows = marshal.loads(content)  # noqa: S302 -- our own bytes: see the module
     hits = [Hit(*row) for row in rows]
-    if hits and (hits[0].highlights or any(hit.highlights for hit in hits)):
-        hits = [replace(hit, highlights=tuple((start, end) for start, end in hit.highlights)) for hit in hits]
     if explained is not None:
         explained["cached"] = True
         hits = [replace(hit, explained={**(hit.explained or {}), "search": explained}) for hit in hits]
@@ -37,21 +39,9 @@ def decode(content: bytes) -> Answer:
 
 
 def _fields(hit: Hit) -> tuple[object, ...]:
+    """In the order of the record, up to the last field that says anything."""
+    fields = (hit.id, hit.score, hit.text, dict(hit.metadata), hit.chunk, hit.start, hit.end, dict(hit.scores))
+    if not (hit.degraded or hit.highlights or hit.before or hit.after or hit.explained):
+        return fields
     sides = None if hit.explained is None else {name: hit.explained[name] for name in hit.explained if name != "search"}
-    # In the order of the record, up to the last field that says anything.
-    told = (
-        hit.id,
-        hit.score,
-        hit.text,
-        dict(hit.metadata),
-        hit.chunk,
-        hit.start,
-        hit.end,
-        dict(hit.scores),
-        hit.degraded,
-        hit.highlights,
-        hit.before,
-        hit.after,
-        sides,
-    )
-    return told if any(told[9:]) else told[:9]
+    return (*fields, hit.degraded, hit.highlights, hit.before, hit.after, sides)

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -71,7 +72,7 @@ def of_search(trace: Trace, query: Query, snapshot: Snapshot, *, weights: object
             "together": found,
             "depth": trace.depth,
         },
-        "weights": asdict(weights) if is_dataclass(weights) and not isinstance(weights, type) else weights,
+        "weights": _weights(weights),
         "filter": None if query.where is None else {"share": snapshot.open_slots / max(passages, 1)},
         "degraded": snapshot.degraded,
         "cached": False,
@@ -92,6 +93,13 @@ def of_hits(trace: Trace, best: Fused, search: dict[str, Any]) -> list[dict[str,
             sides["lexical"] = {"score": _plain(best.lexical[place]), "rank": lexical.get(slot)}
         told.append({**sides, "search": search})
     return told
+
+
+def _weights(weights: object) -> object:
+    """As plain values, whatever numbers they were computed with."""
+    if not is_dataclass(weights) or isinstance(weights, type):
+        return None
+    return json.loads(json.dumps(asdict(weights), default=float))
 
 
 def _ranks(slots: Slots | None) -> dict[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,8 @@ class Searcher:
 
     `model_for` gives the model of a collection's vectors; it is called only when a text must be embedded. `narrow`
     makes of a query's vector one that the collection's can be compared with, where theirs were reduced. `results` keeps
-    answers for as long as they are right, where there is one.
+    answers for as long as they are right, where there is one. `operation` is entered around each search that is made;
+    an answer that was kept is none.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Searcher:
         *,
         narrow: Callable[[Float32, CollectionInfo], Float32],
         results: Results | None,
+        operation: AbstractContextManager[object],
         settings: Settings,
         stream: Stream,
         clock: Clock,
@@ -56,6 +59,7 @@ class Searcher:
         self._model_for = model_for
         self._narrow = narrow
         self._results = results
+        self._operation = operation
         self._settings = settings
         self._stream = stream
         self._clock = clock
@@ -129,6 +133,10 @@ class Searcher:
 
     def _find(self, queries: Sequence[Query], info: CollectionInfo | None) -> tuple[CollectionInfo, list[Answer]]:
         """Search anew, all in one state of the collection, and which that is. Their filters and modes are the same."""
+        with self._operation:
+            return self._found(queries, info)
+
+    def _found(self, queries: Sequence[Query], info: CollectionInfo | None) -> tuple[CollectionInfo, list[Answer]]:
         first = queries[0]
         while True:
             trace = Trace(self._clock)
