@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from embank.memory.creep.operation import Operation
     from embank.memory.creep.report import CreepReport
     from embank.memory.governor import MemorySnapshot
+    from embank.search.rerank import Reranker
     from embank.store.audit import AuditRow
 
 MAX_LIMIT = 100_000
@@ -341,6 +342,7 @@ def open_bank(
     *,
     memory: str | int | None = None,
     model: str | Model | None = None,
+    reranker: str | Reranker | None = None,
     read_only: bool = False,
     own_process: bool = False,
     config: Config | None = None,
@@ -349,11 +351,21 @@ def open_bank(
     """Open the bank at `path`, creating it if missing.
 
     `memory` is the budget: bytes, "512MB" or "60%". `model` names a model or a model's folder, or is an object that
-    follows `Model`. `read_only` opens an existing bank beside a process that writes it. `own_process`: the process
-    exists for Embank alone, so that the budget holds for all of it. `flags` are further settings by their keys.
+    follows `Model`; `reranker` likewise, of `embank.search.rerank.Reranker`. `read_only` opens an existing bank beside a
+    process that writes it. `own_process`: the process exists for Embank alone, so that the budget holds for all of it.
+    `flags` are further settings by their keys.
     """
     named = model if isinstance(model, str) else None
-    given = {"memory.budget": memory, "embed.model": named, **(flags or {})}
+    ranking = reranker if isinstance(reranker, str) else None
+    given = {"memory.budget": memory, "embed.model": named, "search.reranker": ranking, **(flags or {})}
     settings = config or load_config({key: value for key, value in given.items() if value is not None})
-    own = None if isinstance(model, str) else model
-    return Bank(Engine(Path(path), config=settings, read_only=read_only, own_process=own_process, model=own))
+    return Bank(
+        Engine(
+            Path(path),
+            config=settings,
+            read_only=read_only,
+            own_process=own_process,
+            model=None if isinstance(model, str) else model,
+            reranker=None if isinstance(reranker, str) else reranker,
+        )
+    )

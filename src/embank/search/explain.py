@@ -4,6 +4,7 @@
 
 - `dense`, `lexical`: the side's `score`, and its `rank` among what that side offered, from 1 (`None`: it did not);
 - `fused`: the score by which it was put in order among the candidates, and its `rank` there;
+- `reranked`: the reranker's score and the `rank` by it, where there is one;
 - `search`, the same for all hits: `mode` as answered, `index` (its name, or `exact`; `rows`, and `tail_rows` that it
   lacks and that were scanned), `candidates` of either side and together, and the `depth` they were gathered to,
   `weights` of the sides, `filter` (the share of passages that it leaves), `degraded`, `cached`, and `ms`, the
@@ -36,6 +37,7 @@ class Trace:
         self.dense: Neighbors | None = None
         self.lexical: Neighbors | None = None
         self.found: Fused | None = None
+        self.reranked: Fused | None = None
         self.depth = 0
 
     @contextmanager
@@ -84,9 +86,14 @@ def of_hits(trace: Trace, best: Fused, search: dict[str, Any]) -> list[dict[str,
     """What is told of each hit."""
     places = {} if trace.found is None else _ranks(trace.found.slots)
     dense, lexical = (_ranks(None if side is None else side.slots) for side in (trace.dense, trace.lexical))
+    again = _ranks(None if trace.reranked is None else trace.reranked.slots)
     told = []
     for place, slot in enumerate(best.slots.tolist()):
-        sides: dict[str, Any] = {"fused": {"score": _plain(best.score[place]), "rank": places.get(slot)}}
+        rank = places.get(slot)
+        fused = None if trace.found is None or rank is None else _plain(trace.found.score[rank - 1])
+        sides: dict[str, Any] = {"fused": {"score": fused, "rank": rank}}
+        if trace.reranked is not None:
+            sides["reranked"] = {"score": _plain(best.score[place]), "rank": again.get(slot)}
         if trace.dense is not None:
             sides["dense"] = {"score": _plain(best.dense[place]), "rank": dense.get(slot)}
         if trace.lexical is not None:

@@ -29,7 +29,7 @@ def fetched(best: Fused, query: Query, snapshot: Snapshot, trace: Trace) -> Answ
             chunk=passage.ordinal,
             start=passage.start,
             end=passage.end,
-            scores=_scores(best, place, query),
+            scores=_scores(best, place, query, reranked=trace.reranked is not None),
             degraded=snapshot.degraded,
             before=passage.before,
             after=passage.after,
@@ -49,6 +49,7 @@ def fetched(best: Fused, query: Query, snapshot: Snapshot, trace: Trace) -> Answ
     )
 
 
-def _scores(best: Fused, place: int, query: Query) -> Mapping[str, Any]:
+def _scores(best: Fused, place: int, query: Query, *, reranked: bool) -> Mapping[str, Any]:
     parts = {"dense": float(best.dense[place]), "lexical": float(best.lexical[place])}
-    return parts if query.mode == "hybrid" else {query.mode: parts[query.mode]}
+    scores = parts if query.mode == "hybrid" else {query.mode: parts[query.mode]}
+    return {**scores, "reranked": float(best.score[place])} if reranked else scores

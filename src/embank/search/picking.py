@@ -21,7 +21,7 @@ def digest(document: str) -> bytes:
     return hashlib.blake2b(document.encode(), digest_size=DIGEST_BYTES).digest()
 
 
-def taken(found: Fused, places: Slots | list[int]) -> Fused:
+def taken(found: Fused, places: Slots | list[int] | slice) -> Fused:
     """The candidates at those places, in that order."""
     return replace(
         found,

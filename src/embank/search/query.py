@@ -38,6 +38,9 @@ class Options(TypedDict, total=False):
     `per_document`: up to so many passages of one document; `k` counts passages then. By default one, its best.
 
     `diversity`, 0 to 1: how much a hit's likeness to those before it counts against it (maximal marginal relevance).
+
+    `rerank`: whether the reranker, where the settings or `embank.open` name one, puts the best of the candidates in
+    order; by default it does. Its score is then that of the hit, and the part `reranked` of `Hit.scores`.
     """
 
     min_score: float | None
@@ -46,6 +49,7 @@ class Options(TypedDict, total=False):
     explain: bool
     per_document: int
     diversity: float
+    rerank: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Query:
     explain: bool = False
     per_document: int = 1
     diversity: float = 0.0
+    rerank: bool = True
     seen: frozenset[bytes] = frozenset()
     """Digests of the ids of documents that stood on the pages before."""
 
@@ -80,6 +85,7 @@ class Query:
             self.explain,
             self.per_document,
             self.diversity,
+            self.rerank,
             sorted(self.seen),
         )
 
@@ -123,6 +129,7 @@ def checked(
         explain=_switch("explain", options.get("explain", False)),
         per_document=_whole("per_document", options.get("per_document", 1), least=1, most=MAX_PER_DOCUMENT),
         diversity=_share("diversity", options.get("diversity", 0.0)),
+        rerank=_switch("rerank", options.get("rerank", True)),
         seen=seen,
     )
 

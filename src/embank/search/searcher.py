@@ -17,8 +17,9 @@ from embank.search.explain import Trace
 from embank.search.fetching import fetched
 from embank.search.fuse import Fused, candidates, fuse
 from embank.search.like import resembling
-from embank.search.picking import best_of_each, diverse, eligible
+from embank.search.picking import best_of_each, diverse, eligible, taken
 from embank.search.query import Query
+from embank.search.rerank import Reranker, reranked
 from embank.search.results import Results
 from embank.search.settings import Settings
 from embank.store.collection import StoredCollection
@@ -40,7 +41,7 @@ class Searcher:
     `model_for` gives the model of a collection's vectors; it is called only when a text must be embedded. `narrow`
     makes of a query's vector one that the collection's can be compared with, where theirs were reduced. `results` keeps
     answers for as long as they are right, where there is one. `operation` is entered around each search that is made;
-    an answer that was kept is none.
+    an answer that was kept is none. `reranker` gives what puts the best candidates in order, if anything does.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Searcher:
         *,
         narrow: Callable[[Float32, CollectionInfo], Float32],
         results: Results | None,
+        reranker: Callable[[], Reranker | None],
         operation: AbstractContextManager[object],
         settings: Settings,
         stream: Stream,
@@ -59,6 +61,7 @@ class Searcher:
         self._model_for = model_for
         self._narrow = narrow
         self._results = results
+        self._reranker = reranker
         self._operation = operation
         self._settings = settings
         self._stream = stream
@@ -206,6 +209,9 @@ class Searcher:
                 query, own = resembling(asked, snapshot)
         # Those that stand on pages before, or are the document that is asked about, are found as well.
         wanted = query.k if not query.diversity else max(_POOL * query.k, self._settings.candidates)
+        reranker = self._reranker() if query.rerank and asked.like is None and (query.text or "").strip() else None
+        if reranker is not None:
+            wanted = max(query.k, self._settings.rerank_candidates)
         reach = wanted + len(query.seen) + len(own)
         depth = max(self._settings.candidates, reach)
         if query.mode != "hybrid":  # nothing is fused: so many are only needed where documents have many passages
@@ -218,10 +224,14 @@ class Searcher:
             if len(best.slots) >= wanted or len(found.slots) < depth or depth >= snapshot.info.slots or low:
                 break
             depth *= 4
+        if reranker is not None and len(best.slots):
+            with trace.step("rerank"):
+                texts = [passage.text for passage in snapshot.passages(best.slots)]
+                best = trace.reranked = reranked(best, reranker, query.text or "", texts)
         if query.diversity and len(best.slots):
             with trace.step("diversity"):
                 best = diverse(best, snapshot.vectors(best.slots), query.k, diversity=query.diversity)
-        return fetched(best, query, snapshot, trace)
+        return fetched(taken(best, slice(query.k)), query, snapshot, trace)
 
     def _gather(self, query: Query, snapshot: Snapshot, depth: int, trace: Trace) -> Fused:
         trace.depth = depth
