@@ -15,10 +15,10 @@ from embank.given import DocumentLike, document, own_vectors, user_space
 from embank.modelbook import Target
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
 from embank.portable import Portable
-from embank.records import Document, Hit
+from embank.records import Document
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
-from embank.search.settings import Mode
+from embank.searched import Searched
 from embank.source.protocol import Source
 from embank.store import metric as metrics
 from embank.store.backup import OnBackupProgress, back_up
@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     from embank.memory.creep.operation import Operation
     from embank.memory.creep.report import CreepReport
     from embank.memory.governor import MemorySnapshot
+    from embank.search.rerank import Reranker
     from embank.store.audit import AuditRow
 
 MAX_LIMIT = 100_000
 
 
-class LocalCollection(Portable):
+class LocalCollection(Portable, Searched):
     """A collection of a local bank. Thread-safe. It comes into being with its first document."""
 
     def __init__(self, engine: Engine, stored: StoredCollection) -> None:
@@ -204,23 +205,6 @@ class LocalCollection(Portable):
         with self._engine.creep.track("delete"):
             return self._stored.delete(listed, where=where)
 
-    def search(
-        self,
-        query: str | None = None,
-        *,
-        k: int = 10,
-        where: Where | None = None,
-        mode: Mode | None = None,
-        vector: object = None,
-    ) -> list[Hit]:
-        """The `k` best documents for a question in words, or for a `vector` of shape (dimension,); best first.
-
-        Sees everything acknowledged before it began. `mode` is hybrid (default), dense or lexical. A dense score is
-        that of the collection's metric.
-        """
-        with self._engine.creep.track("search"):
-            return self._engine.searcher(self._stored).search(query, vector=vector, k=k, where=where, mode=mode)
-
     def count(self) -> int:
         """Documents in it; one row is read, whatever the size."""
         info = self._stored.info()
@@ -358,6 +342,7 @@ def open_bank(
     *,
     memory: str | int | None = None,
     model: str | Model | None = None,
+    reranker: str | Reranker | None = None,
     read_only: bool = False,
     own_process: bool = False,
     config: Config | None = None,
@@ -366,11 +351,21 @@ def open_bank(
     """Open the bank at `path`, creating it if missing.
 
     `memory` is the budget: bytes, "512MB" or "60%". `model` names a model or a model's folder, or is an object that
-    follows `Model`. `read_only` opens an existing bank beside a process that writes it. `own_process`: the process
-    exists for Embank alone, so that the budget holds for all of it. `flags` are further settings by their keys.
+    follows `Model`; `reranker` likewise, of `embank.search.rerank.Reranker`. `read_only` opens an existing bank beside a
+    process that writes it. `own_process`: the process exists for Embank alone, so that the budget holds for all of it.
+    `flags` are further settings by their keys.
     """
     named = model if isinstance(model, str) else None
-    given = {"memory.budget": memory, "embed.model": named, **(flags or {})}
+    ranking = reranker if isinstance(reranker, str) else None
+    given = {"memory.budget": memory, "embed.model": named, "search.reranker": ranking, **(flags or {})}
     settings = config or load_config({key: value for key, value in given.items() if value is not None})
-    own = None if isinstance(model, str) else model
-    return Bank(Engine(Path(path), config=settings, read_only=read_only, own_process=own_process, model=own))
+    return Bank(
+        Engine(
+            Path(path),
+            config=settings,
+            read_only=read_only,
+            own_process=own_process,
+            model=None if isinstance(model, str) else model,
+            reranker=None if isinstance(reranker, str) else reranker,
+        )
+    )

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from embank.given import DocumentLike
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip
 from embank.records import Hit
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
+from embank.search.pages import Page
+from embank.search.query import Options
 from embank.search.settings import Mode
 from embank.source.protocol import Source
 from embank.store.compact import OnCompactProgress
@@ -121,6 +123,41 @@ class Collection(Protocol):
         where: Where | None = None,
         mode: Mode | None = None,
         vector: object = None,
+        **options: Unpack[Options],
+    ) -> list[Hit]: ...
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        mode: Mode | None = None,
+        vectors: object = None,
+        **options: Unpack[Options],
+    ) -> Sequence[Sequence[Hit]]: ...
+
+    def search_page(
+        self,
+        query: str | None = None,
+        *,
+        k: int = 10,
+        after: str | None = None,
+        where: Where | None = None,
+        mode: Mode | None = None,
+        vector: object = None,
+        like: str | None = None,
+        **options: Unpack[Options],
+    ) -> Page: ...
+
+    def like(
+        self,
+        id: str,  # noqa: A002 -- what it is called everywhere
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        mode: Mode | None = None,
+        **options: Unpack[Options],
     ) -> list[Hit]: ...
 
     def count(self) -> int: ...

@@ -25,6 +25,7 @@ from embank.reduce.fitted import Fitted
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, Reembedder, ReembedReport
 from embank.registry import SECTIONS
+from embank.search.rerank import Reranker, Rerankers
 from embank.search.searcher import Searcher
 from embank.store.collection import StoredCollection
 from embank.store.hot.reports import HotReport
@@ -58,6 +59,7 @@ class Engine:
         read_only: bool,
         own_process: bool,
         model: Model | None = None,
+        reranker: Reranker | None = None,
         clock: Clock | None = None,
         meter: Meter | None = None,
         files: Files | None = None,
@@ -122,6 +124,13 @@ class Engine:
         self._settled = False
         self.models = ModelBook(
             config, self.loader, caches=self.caches, fitted=self.fitted, own=model, on_ready=self._settle
+        )
+        self.rerankers = Rerankers(
+            config.section("search"),
+            own=reranker,
+            embed=config.section("embed"),
+            governor=self.governor,
+            clock=self.clock,
         )
         if memory.monitor:
             self.monitor.start()
@@ -215,6 +224,8 @@ class Engine:
             self.models.of,
             narrow=self.fitted.query,
             results=self.caches.results,
+            reranker=self.rerankers.get,
+            operation=self.creep.track("search"),
             settings=self.config.section("search"),
             stream=self.stream,
             clock=self.clock,
@@ -267,6 +278,7 @@ class Engine:
             self.store.close()
         finally:
             self.caches.close()
+            self.rerankers.close()
             if self._loader is not None:
                 self._loader.close()
             if self._pressure is not None:

@@ -33,6 +33,10 @@ class Chunk:
     end: int
 
 
+Span = tuple[int, int]
+"""(start, end) within a text, in code points."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One search result. `id` is the document's; `chunk`, `start` and `end` locate the passage `text` in it.
@@ -42,6 +46,10 @@ class Hit:
     first, a lexical one's the second. A hybrid one's is the weighted mean of the first and of the share of the query's
     words, weighed by how rare they are, that the passage covers: with the cosine between -1 and 1, and comparable
     between queries as far as the cosine is; by ranks (`search.fusion`) it is comparable within one answer only.
+
+    What was asked for beside that: `highlights` are the words of `text` that match the question, as (start, end) in
+    `text`; in the document they stand `start` further on. `before` and `after` are the text around the passage.
+    `explained` says how the hit came about, in plain values: what `embank.search.explain` lists.
     """
 
     id: str
@@ -53,3 +61,7 @@ class Hit:
     end: int
     scores: Mapping[str, float] = field(default_factory=dict)
     degraded: bool = False
+    highlights: tuple[Span, ...] = ()
+    before: str = ""
+    after: str = ""
+    explained: Mapping[str, Any] | None = None

@@ -6,8 +6,9 @@ module imports nothing of Embank but its errors and a name costs nothing until i
 
 Does not know what the things behind the names are or how they are called; the caller does.
 
-A third party adds an engine, a source or a kind of index with an entry point in the table's group. A name that Embank
-itself has can't be taken over by one; two packages that claim the same name are refused when that name is asked for.
+A third party adds an engine, a source, a kind of index or a reranker with an entry point in the table's group. A name
+that Embank itself has can't be taken over by one; two packages that claim the same name are refused when that name is
+asked for.
 """
 
 from __future__ import annotations
@@ -112,6 +113,9 @@ SOURCES = Table(
     },
     group="embank.sources",
 )
+
+RERANKERS = Table("reranker", {}, group="embank.rerankers")
+"""Those of other packages; a model's folder is named as it is."""
 
 INDEXES = Table(
     "kind of vector index",

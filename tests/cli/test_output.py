@@ -57,7 +57,8 @@ def test_json_is_one_document_in_ascii(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_passage_begins_near_the_question_and_marks_it() -> None:
     text = "filler " * 100 + "the backup is restored here " + "filler " * 100
-    shown = passage(text, "restored backups", limit=120)
+    start = text.index("restored")
+    shown = passage(text, [(start, start + 8)], limit=120)
     assert shown.plain.startswith("…")
     assert shown.plain.endswith("…")
     assert "restored here" in shown.plain
@@ -65,8 +66,15 @@ def test_a_passage_begins_near_the_question_and_marks_it() -> None:
     assert [shown.plain[span.start : span.end] for span in shown.spans] == ["restored"]
 
 
+def test_marks_stay_with_their_words_where_space_is_taken_out() -> None:
+    text = "  A\n\n  backup\twas \x1b restored \n"
+    spans = [(text.index(word), text.index(word) + len(word)) for word in ("A", "backup", "restored")]
+    shown = passage(text, spans, limit=100)
+    assert [shown.plain[span.start : span.end] for span in shown.spans] == ["A", "backup", "restored"]
+
+
 def test_a_passage_without_the_questions_words_begins_at_the_start() -> None:
-    assert passage("One two three.", "a ?", limit=50).plain == "One two three."
+    assert passage("One two three.", [], limit=50).plain == "One two three."
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,43 @@ def test_search_for_people(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("filled")
+def test_search_explained(run: Run) -> None:
+    result = run("search", "rising breads", "--where", '{"path": "deep/bread.txt"}', "--explain", "--neighbors", 1)
+    assert "vectors: exact, 3 vectors" in result.stdout
+    assert "filter: leaves 33.33% of the passages" in result.stdout
+    assert "milliseconds: embed" in result.stdout
+    hit = json.loads(run("search", "rising breads", "--explain", "--json").stdout)["hits"][0]
+    assert [hit["text"][start:end] for start, end in hit["highlights"]] == ["Bread", "rises"]
+    assert hit["explained"]["lexical"]["rank"] == 1
+    assert hit["explained"]["search"]["index"]["index"] == "exact"
+
+
+@pytest.mark.usefixtures("filled")
+def test_search_by_pages_and_by_likeness(run: Run) -> None:
+    first = json.loads(run("search", "silt", "-k", 2, "--json").stdout)
+    second = json.loads(run("search", "silt", "-k", 2, "--after", first["after"], "--json").stdout)
+    assert second["after"] is None
+    found = [hit["id"] for said in (first, second) for hit in said["hits"]]
+    assert sorted(found) == ["backup.md", "deep/bread.txt", "rivers.md"]
+    wrong = run("search", "sand", "-k", 2, "--after", first["after"])
+    assert (wrong.exit_code, "another question" in wrong.stderr) == (2, True)
+    like = json.loads(run("like", "rivers.md", "--json").stdout)
+    assert sorted(hit["id"] for hit in like["hits"]) == ["backup.md", "deep/bread.txt"]
+    assert json.loads(run("search", "--like", "rivers.md", "--json").stdout)["hits"] == like["hits"]
+    assert run("like", "nobody.md").exit_code != 0
+    assert run("search").exit_code == 2
+    assert run("search", "silt", "--like", "rivers.md").exit_code == 2
+
+
+@pytest.mark.usefixtures("filled")
+def test_search_for_fewer_and_for_more_of_each(run: Run) -> None:
+    assert json.loads(run("search", "silt", "--min-score", 2, "--json").stdout)["hits"] == []
+    said = json.loads(run("search", "silt", "--per-document", 3, "--diversity", 0.5, "--json").stdout)
+    assert len(said["hits"]) == 3
+    assert run("search", "silt", "--diversity", 7).exit_code == 2
+
+
+@pytest.mark.usefixtures("filled")
 def test_search_with_a_filter_and_a_mode(run: Run) -> None:
     where = json.dumps({"title": "Rivers"})
     said = json.loads(run("search", "restore", "--where", where, "--mode", "dense", "--json").stdout)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.search.notes import NOTES
 
 import embank
 from embank.bank import Bank
@@ -16,19 +16,6 @@ from embank.cache.weighed import WeighedStats
 from embank.errors import CollectionNotFound, InvalidInput
 from embank.events.kinds import SearchAnswered
 from embank.testing.fakes import HashModel
-
-NOTES = [
-    {"id": "a1", "text": "Rivers carry silt to the sea.", "metadata": {"year": 2024, "tags": ["water", {"deep": 1}]}},
-    {"id": "a2", "text": "Mountains rise where plates meet.", "metadata": {"year": 2020}},
-    {"id": "a3", "text": "Flüsse tragen Schlamm ins Meer.", "metadata": {"year": 2019, "ratio": 0.1}},
-]
-
-
-@pytest.fixture
-def bank(tmp_path: Path) -> Iterator[Bank]:
-    with embank.open(tmp_path / "bank", model=HashModel()) as opened:
-        opened.collection("notes").add(NOTES)
-        yield opened
 
 
 def stats(bank: Bank) -> WeighedStats:

@@ -1,11 +1,10 @@
-"""The read path on one page: embed the query, gather candidates, fuse, one passage a document, fetch the texts."""
+"""The read path on one page: embed the query, gather candidates, fuse, choose, fetch the texts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,34 +12,27 @@ from embank.embed.model import Model
 from embank.errors import FingerprintMismatch, InvalidInput
 from embank.events.kinds import SearchAnswered
 from embank.events.stream import Stream
-from embank.records import Hit
+from embank.search.answer import Answer
+from embank.search.explain import Trace
+from embank.search.fetching import fetched
 from embank.search.fuse import Fused, candidates, ceiling, fuse
+from embank.search.like import resembling
+from embank.search.picking import best_of_each, diverse, eligible, taken
+from embank.search.query import Query
+from embank.search.rerank import Reranker, reranked
 from embank.search.results import Results
-from embank.search.settings import Mode, Settings
+from embank.search.settings import Settings
 from embank.store.collection import StoredCollection
-from embank.store.index.protocol import Float32
-from embank.store.metric import MOST_LENGTH
+from embank.store.index.protocol import Float32, Slots
 from embank.store.protocol import CollectionInfo
 from embank.store.snapshot import Snapshot
 from embank.system.clock import Clock
 
-MAX_K = 10_000
-
 _PER_DOCUMENT = 5
 """Passages gathered first for each document asked for; more follow where several of them are of one document."""
 
-_MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What is asked, checked: words, or a vector, or both."""
-
-    text: str | None
-    vector: Float32 | None
-    k: int
-    mode: Mode
-    where: Mapping[str, Any] | None
+_POOL = 5
+"""Candidates for each hit among which diverse ones are chosen."""
 
 
 class Searcher:
@@ -48,7 +40,8 @@ class Searcher:
 
     `model_for` gives the model of a collection's vectors; it is called only when a text must be embedded. `narrow`
     makes of a query's vector one that the collection's can be compared with, where theirs were reduced. `results` keeps
-    answers for as long as they are right, where there is one.
+    answers for as long as they are right, where there is one. `operation` is entered around each search that is made;
+    an answer that was kept is none. `reranker` gives what puts the best candidates in order, if anything does.
     """
 
     def __init__(
@@ -58,6 +51,8 @@ class Searcher:
         *,
         narrow: Callable[[Float32, CollectionInfo], Float32],
         results: Results | None,
+        reranker: Callable[[], Reranker | None],
+        operation: AbstractContextManager[object],
         settings: Settings,
         stream: Stream,
         clock: Clock,
@@ -66,69 +61,117 @@ class Searcher:
         self._model_for = model_for
         self._narrow = narrow
         self._results = results
+        self._reranker = reranker
+        self._operation = operation
         self._settings = settings
         self._fusion = settings.fused()
         self._stream = stream
         self._clock = clock
 
-    def search(
-        self,
-        text: str | None,
-        *,
-        vector: object = None,
-        k: int = 10,
-        where: Mapping[str, Any] | None = None,
-        mode: Mode | None = None,
-    ) -> list[Hit]:
-        """The `k` best documents, each with its best passage; fewer when the collection has fewer.
-
-        `vector`, shape (dimension,), stands in for embedding `text`; alone it makes a dense search. Its length counts
-        where the collection's metric is not cosine.
-        """
+    def search(self, query: Query) -> Answer:
+        """The best passages. Sees everything that was acknowledged before it began."""
         started = self._clock.monotonic()
-        query = _checked(text, vector, k, mode or self._settings.mode, where)
         info = self._collection.info()
-        key = None
-        if self._results is not None and info is not None:
-            key = self._results.key(query, info, self._settings)
-            kept = self._results.find(key, info)
-            if kept is not None:
-                self._answered(query.mode, kept, started, cached=True)
-                return kept
+
+        def find() -> tuple[CollectionInfo, Answer, float]:
+            of, (answer,) = self._find([query], info)
+            return of, answer, self._clock.monotonic() - started
+
+        if self._results is None or info is None:
+            answer, cached = find()[1], False
+        else:
+            answer, cached = self._results.answer(self._results.key(query, info, self._settings), info, find)
+        self._answered(query, answer, self._clock.monotonic() - started, cached=cached)
+        return answer
+
+    def search_many(self, queries: Sequence[Query]) -> list[Answer]:
+        """The answers to queries that differ in words and vectors alone, in their order, all of one state.
+
+        What is not known yet is embedded in one batch.
+        """
+        if not queries:
+            return []
+        started = self._clock.monotonic()
+        info = self._collection.info()
+        keys, kept = self._known(queries, info)
+        missing = {key: query for key, query in zip(keys, queries, strict=True) if key not in kept}
+        made: dict[bytes, Answer] = {}
+        if missing:
+            of, found = self._find(list(missing.values()), info)
+            if kept and of.sequence != (info.sequence if info else 0):  # the known answers are of the state before
+                kept, missing = {}, dict(zip(keys, queries, strict=True))
+                of, found = self._find(list(missing.values()), of)
+            seconds = (self._clock.monotonic() - started) / len(missing)
+            made.update(zip(missing, found, strict=True))
+            if self._results is not None and info is not None:
+                for key, answer in made.items():
+                    self._results.keep(key, of, answer, seconds)
+        answers = []
+        share = (self._clock.monotonic() - started) / len(queries)
+        for key, query in zip(keys, queries, strict=True):
+            answer = kept[key] if key in kept else made[key]
+            self._answered(query, answer, share, cached=key in kept)
+            answers.append(answer)
+        return answers
+
+    def _known(self, queries: Sequence[Query], info: CollectionInfo | None) -> tuple[list[bytes], dict[bytes, Answer]]:
+        """A key for each query, and the answers that are kept."""
+        if self._results is None or info is None:
+            return [str(number).encode() for number in range(len(queries))], {}
+        keys = [self._results.key(query, info, self._settings) for query in queries]
+        found = {key: self._results.find(key, info) for key in dict.fromkeys(keys)}
+        return keys, {key: answer for key, answer in found.items() if answer is not None}
+
+    def _answered(self, query: Query, answer: Answer, seconds: float, *, cached: bool) -> None:
+        self._stream.publish(
+            SearchAnswered(
+                collection=self._collection.name,
+                mode=query.mode,
+                hits=len(answer.hits),
+                seconds=seconds,
+                cached=cached,
+                degraded=answer.degraded,
+            )
+        )
+        self._collection.hot.touch(hit.id for hit in answer.hits)
+
+    def _find(self, queries: Sequence[Query], info: CollectionInfo | None) -> tuple[CollectionInfo, list[Answer]]:
+        """Search anew, all in one state of the collection, and which that is. Their filters and modes are the same."""
+        with self._operation:
+            return self._found(queries, info)
+
+    def _found(self, queries: Sequence[Query], info: CollectionInfo | None) -> tuple[CollectionInfo, list[Answer]]:
+        first = queries[0]
         while True:
-            asked = query
-            if info is not None and query.mode != "lexical" and query.vector is None:
-                asked = self._embedded(query, info)
-            with self._collection.snapshot(where=where, lexical=asked.mode != "dense") as snapshot:
-                if asked is not query and info is not None and snapshot.info.fingerprint != info.fingerprint:
+            trace = Trace(self._clock)
+            with trace.step("embed"):
+                asked = queries if info is None else self._embedded(queries, info)
+            lexical = asked[0].mode != "dense" or first.highlight
+            with self._collection.snapshot(where=first.where, lexical=lexical) as snapshot:
+                embedded = asked is not queries
+                if embedded and info is not None and snapshot.info.fingerprint != info.fingerprint:
                     # It was re-embedded in between: the query's vector is of the model before.
                     info = self._collection.info()
                     continue
-                asked = self._narrowed(asked, snapshot.info)
-                hits = self._answer(asked, snapshot)
-                if self._results is not None and key is not None and not snapshot.degraded:
-                    self._results.keep(key, snapshot.info, hits, self._clock.monotonic() - started)
-            break
-        self._answered(asked.mode, hits, started, cached=False)
-        return hits
+                answers = []
+                for query in asked:
+                    answers.append(self._answer(query, snapshot, trace))
+                    trace = Trace(self._clock)
+                return snapshot.info, answers
 
-    def _answered(self, mode: Mode, hits: list[Hit], started: float, *, cached: bool) -> None:
-        name, seconds = self._collection.name, self._clock.monotonic() - started
-        degraded = any(hit.degraded for hit in hits)
-        self._stream.publish(
-            SearchAnswered(
-                collection=name, mode=mode, hits=len(hits), seconds=seconds, cached=cached, degraded=degraded
-            )
-        )
-        self._collection.hot.touch(hit.id for hit in hits)
-
-    def _embedded(self, query: Query, info: CollectionInfo) -> Query:
+    def _embedded(self, queries: Sequence[Query], info: CollectionInfo) -> Sequence[Query]:
+        """The queries with the vectors of their words, in one batch; the very same where there is nothing to embed."""
+        wordy = [place for place, query in enumerate(queries) if query.vector is None and query.like is None]
+        mode = queries[0].mode
+        if mode == "lexical" or not wordy:
+            return queries
+        lexical = [replace(query, mode="lexical") for query in queries]
         if info.fingerprint is None:  # nothing with vectors in it yet
-            return Query(query.text, None, query.k, "lexical", query.where)
+            return lexical
         model = self._model_for(info)
         if model is None:
-            if query.mode == "hybrid":
-                return Query(query.text, None, query.k, "lexical", query.where)
+            if mode == "hybrid" and len(wordy) == len(queries):
+                return lexical
             raise InvalidInput(
                 f"collection {info.name!r} holds vectors of your own ({info.fingerprint}): "
                 f"give vector=, or mode='lexical', or `embank reembed` it with a model"
@@ -140,7 +183,11 @@ class Searcher:
                 stored=info.fingerprint,
                 offered=model.fingerprint,
             )
-        return Query(query.text, model.embed([query.text or ""], "query")[0], query.k, query.mode, query.where)
+        rows = model.embed([queries[place].text or "" for place in wordy], "query")
+        asked = list(queries)
+        for place, row in zip(wordy, rows, strict=True):
+            asked[place] = replace(queries[place], vector=row)
+        return asked
 
     def _narrowed(self, query: Query, info: CollectionInfo) -> Query:
         """The query with a vector as the collection's are."""
@@ -152,66 +199,62 @@ class Searcher:
             raise InvalidInput(
                 f"the query vector has {len(query.vector)} components, {info.name!r} has {info.dimension}"
             )
-        return Query(query.text, vector, query.k, query.mode, query.where)
+        return replace(query, vector=vector)
 
-    def _answer(self, query: Query, snapshot: Snapshot) -> list[Hit]:
-        depth = max(self._settings.candidates, query.k)
+    def _answer(self, asked: Query, snapshot: Snapshot, trace: Trace) -> Answer:
+        own: Slots = np.empty(0, np.int64)
+        if asked.like is None:
+            query = self._narrowed(asked, snapshot.info)
+        else:
+            with trace.step("like"):
+                query, own = resembling(asked, snapshot)
+        # Those that stand on pages before, or are the document that is asked about, are found as well.
+        wanted = query.k if not query.diversity else max(_POOL * query.k, self._settings.candidates)
+        reranker = self._reranker() if query.rerank and asked.like is None and (query.text or "").strip() else None
+        if reranker is not None:
+            wanted = max(query.k, self._settings.rerank_candidates)
+        reach = wanted + len(query.seen) + len(own)
+        depth = max(self._settings.candidates, reach)
         if query.mode != "hybrid":  # nothing is fused: so many are only needed where documents have many passages
-            depth = min(depth, _PER_DOCUMENT * query.k)
+            depth = min(depth, _PER_DOCUMENT * reach)
         while True:
-            found = self._gather(query, snapshot, depth)
-            best = _best_of_each(found, snapshot, query.k)
-            if len(best.slots) >= query.k or len(found.slots) < depth or depth >= snapshot.info.slots:
-                return _hits(best, snapshot, query.mode)
+            found = self._gather(query, snapshot, depth, trace)
+            good = eligible(found, query, snapshot, own=own)
+            best = best_of_each(good, snapshot, wanted, per_document=query.per_document)
+            low = query.min_score is not None and trace.rest < query.min_score
+            if len(best.slots) >= wanted or len(found.slots) < depth or depth >= snapshot.info.slots or low:
+                break
             depth *= 4
+        if reranker is not None and len(best.slots):
+            with trace.step("rerank"):
+                texts = [passage.text for passage in snapshot.passages(best.slots)]
+                best = trace.reranked = reranked(best, reranker, query.text or "", texts)
+        if query.diversity and len(best.slots):
+            with trace.step("diversity"):
+                best = diverse(best, snapshot.vectors(best.slots), query.k, diversity=query.diversity)
+        return fetched(taken(best, slice(query.k)), query, snapshot, trace)
 
-    def _gather(self, query: Query, snapshot: Snapshot, depth: int) -> Fused:
+    def _gather(self, query: Query, snapshot: Snapshot, depth: int, trace: Trace) -> Fused:
+        trace.depth = depth
         if query.mode == "lexical" or query.vector is None:
-            words = snapshot.lexical(query.text or "", depth)
-            return Fused(words.slots, np.zeros_like(words.scores), words.scores, words.scores)
-        dense = snapshot.dense(query.vector, depth)
-        if query.mode == "dense":
-            return Fused(dense.slots, dense.scores, np.zeros_like(dense.scores), dense.scores)
-        words = snapshot.lexical(query.text or "", depth)
-        slots = candidates(dense, words)
-        similarity = snapshot.similarity(query.vector, slots)
-        most = ceiling(*snapshot.terms(query.text or ""))
-        return fuse(slots, similarity, words, fusion=self._fusion, depth=depth, ceiling=most)
-
-
-def _checked(text: object, vector: object, k: object, mode: object, where: Mapping[str, Any] | None) -> Query:
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
-        raise InvalidInput(f"k must be a whole number from 1 to {MAX_K}, not {k!r}")
-    chosen = _MODES.get(str(mode))
-    if chosen is None:
-        raise InvalidInput(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
-    if text is not None and not isinstance(text, str):
-        raise InvalidInput(f"a query must be a string, not {type(text).__name__}")
-    blank = text is None or not text.strip()
-    if vector is None and blank:
-        raise InvalidInput("the query is empty: ask for something")
-    if text is not None:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"the query holds a lone surrogate at {error.start}: it is not valid Unicode") from error
-    row = None if vector is None else _finite_vector(vector)
-    return Query(text, row, k, "dense" if blank else chosen, where)
-
-
-def _finite_vector(vector: object) -> Float32:
-    """A caller's vector as float32; `InvalidInput` when it is no finite row of numbers."""
-    try:
-        row = np.asarray(vector, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"a query vector must be a row of numbers: {error}") from error
-    with np.errstate(over="ignore"):
-        length = float(np.linalg.norm(row)) if row.ndim == 1 and row.size else math.nan
-    if not length <= MOST_LENGTH:
-        raise InvalidInput(
-            f"a query vector must be one row of finite numbers, not longer than {MOST_LENGTH:g} (shape {row.shape})"
-        )
-    return row
+            with trace.step("lexical"):
+                words = trace.lexical = snapshot.lexical(query.text or "", depth)
+            found = Fused(words.slots, np.zeros_like(words.scores), words.scores, words.scores)
+        else:
+            with trace.step("dense"):
+                dense = trace.dense = snapshot.dense(query.vector, depth)
+            if query.mode == "dense":
+                found = Fused(dense.slots, dense.scores, np.zeros_like(dense.scores), dense.scores)
+            else:
+                with trace.step("lexical"):
+                    words = trace.lexical = snapshot.lexical(query.text or "", depth)
+                with trace.step("fuse"):
+                    slots = candidates(dense, words)
+                    similarity = snapshot.similarity(query.vector, slots)
+                    most = ceiling(*snapshot.terms(query.text or ""))
+                    found = fuse(slots, similarity, words, fusion=self._fusion, depth=depth, ceiling=most)
+        trace.found = found
+        return found
 
 
 def _of_length_1(vector: Float32) -> Float32:
@@ -219,39 +262,3 @@ def _of_length_1(vector: Float32) -> Float32:
     if length == 0:
         raise InvalidInput("a query vector must hold finite numbers, not all zero, where the metric is cosine")
     return np.asarray(vector / length, np.float32)
-
-
-def _best_of_each(found: Fused, snapshot: Snapshot, k: int) -> Fused:
-    """The best passage of each of the `k` best documents."""
-    owners = snapshot.owners(found.slots)
-    seen: set[int] = set()
-    keep = []
-    for place, slot in enumerate(found.slots.tolist()):
-        owner = owners.get(slot)
-        if owner is None or owner in seen:
-            continue
-        seen.add(owner)
-        keep.append(place)
-        if len(keep) == k:
-            break
-    return Fused(found.slots[keep], found.dense[keep], found.lexical[keep], found.score[keep], found.weights)
-
-
-def _hits(best: Fused, snapshot: Snapshot, mode: Mode) -> list[Hit]:
-    hits = []
-    for place, passage in enumerate(snapshot.passages(best.slots)):
-        parts = {"dense": float(best.dense[place]), "lexical": float(best.lexical[place])}
-        hits.append(
-            Hit(
-                id=passage.id,
-                score=float(best.score[place]),
-                text=passage.text,
-                metadata=passage.metadata,
-                chunk=passage.ordinal,
-                start=passage.start,
-                end=passage.end,
-                scores=parts if mode == "hybrid" else {mode: parts[mode]},
-                degraded=snapshot.degraded,
-            )
-        )
-    return hits

@@ -25,6 +25,10 @@ class Settings(Section):
         "words cover",
     )
     candidates: int = Field(default=100, ge=1, le=10_000, description="passages each side offers for fusion, at least")
+    reranker: str | None = Field(
+        default=None, description="what puts the best candidates in order anew: a cross-encoder's folder, or a name"
+    )
+    rerank_candidates: int = Field(default=50, ge=1, le=1_000, description="documents that the reranker reads, at most")
 
     def fused(self) -> Fusion:
         """How a hybrid search fuses, where nothing was fitted for the collection."""

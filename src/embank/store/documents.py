@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from embank.errors import InvalidInput
 from embank.records import Chunk, Document, Metadata
+from embank.store.around import reaches
 from embank.store.collections import Row
 from embank.store.protocol import Known, Passage, StoredDocument, Upsert
 from embank.store.where import Predicate
@@ -251,8 +252,8 @@ def buried_slots(connection: sqlite3.Connection, row: Row, *, after: int) -> npt
     return _slots(rows)
 
 
-def passages(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> list[Passage]:
-    """The chunks at `slots`, in that order; those no longer there are left out."""
+def passages(connection: sqlite3.Connection, row: Row, slots: Sequence[int], *, around: int = 0) -> list[Passage]:
+    """The chunks at `slots`, in that order, with `around` further ones on both sides; those not there are left out."""
     rows = connection.execute(
         "SELECT slot, document, ordinal, start, end FROM chunks "
         "WHERE collection = ? AND slot IN (SELECT value FROM json_each(?))",
@@ -265,10 +266,13 @@ def passages(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> 
             (_json({document for _, document, *_ in rows}),),
         )
     }
+    reach = reaches(connection, row, slots, around) if around else {}
     found = {}
     for slot, document, ordinal, start, end in rows:
         name, text, metadata = documents[document]
-        found[slot] = Passage(slot, name, ordinal, start, end, text[start:end], metadata)
+        first, last = reach.get(slot, (start, end))
+        before, after = text[first:start], text[end:last]
+        found[slot] = Passage(slot, name, ordinal, start, end, text[start:end], metadata, before, after)
     return [found[slot] for slot in map(int, slots) if slot in found]
 
 
@@ -277,6 +281,17 @@ def owners(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> di
     rows = connection.execute(
         "SELECT slot, document FROM chunks WHERE collection = ? AND slot IN (SELECT value FROM json_each(?))",
         (row.slots_key, _json(int(slot) for slot in slots)),
+    )
+    return dict(rows)
+
+
+def names_of_slots(connection: sqlite3.Connection, row: Row, slots: Sequence[int]) -> dict[int, str]:
+    """The id of the document of each slot."""
+    rows = connection.execute(
+        "SELECT slot, name FROM json_each(?) AS wanted "
+        "CROSS JOIN chunks ON chunks.collection = ? AND chunks.slot = wanted.value "
+        "CROSS JOIN documents ON documents.id = chunks.document",
+        (_json(int(slot) for slot in slots), row.slots_key),
     )
     return dict(rows)
 

@@ -110,7 +110,7 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A chunk found: the document's id, the ordinal of the chunk in it, its offsets, its text."""
+    """A chunk found: the document's id, the ordinal of the chunk in it, its offsets, its text, and that around it."""
 
     slot: int
     id: str
@@ -119,3 +119,5 @@ class Passage:
     end: int
     text: str
     metadata: Metadata = field(default_factory=dict)
+    before: str = ""
+    after: str = ""

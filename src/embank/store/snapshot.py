@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,9 +16,22 @@ from embank.store.contents import Content
 from embank.store.generation import Epoch
 from embank.store.index.exact import ExactIndex
 from embank.store.index.protocol import Float32, Index, Mask, Neighbors, Slots
+from embank.store.index.rescored import RescoredIndex
 from embank.store.protocol import Passage
 from embank.store.views import Picture
 from embank.store.where import Predicate
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What answers a dense search: an index by its name, `exact` for a scan of everything, or the `hot` tier.
+
+    Of the `rows` vectors, the `tail_rows` last are not in the index yet and were scanned.
+    """
+
+    index: str
+    rows: int
+    tail_rows: int
 
 
 class Snapshot:
@@ -39,6 +53,7 @@ class Snapshot:
         self.info = row.info
         self._hot = hot
         self._from_hot = False
+        self._searched: Index | None = None
         self._connection = connection
         self._rows = epoch.rows
         self._picture = picture
@@ -63,7 +78,30 @@ class Snapshot:
         self._from_hot = hot is not None
         if hot is not None:
             return hot
-        return (index or ExactIndex(self._rows)).search(query, k, allowed=self._allowed)
+        self._searched = index or ExactIndex(self._rows)
+        return self._searched.search(query, k, allowed=self._allowed)
+
+    @property
+    def means(self) -> Means | None:
+        """What answered the last `dense`; `None` before."""
+        if self._rows is None or (self._searched is None and not self._from_hot):
+            return None
+        tail = self._searched.tail_rows if isinstance(self._searched, RescoredIndex) else 0
+        name = "hot" if self._from_hot or self._searched is None else self._searched.name
+        return Means(name, len(self._rows), tail)
+
+    @property
+    def open_slots(self) -> int:
+        """How many passages may be found at all: those that the filter and the tombstones leave."""
+        return self.row.slots if self._allowed is None else int(np.count_nonzero(self._allowed))
+
+    def words(self, text: str) -> list[str]:
+        """The words that `text` is found by, in their order; none where words are not searched."""
+        return [] if self._picture is None else self._picture.words(text)
+
+    def frequency(self, word: str) -> int:
+        """In how many passages a word stands, as `words` gives it; those deleted of late may still count."""
+        return 0 if self._picture is None else self._picture.frequency(word)
 
     def lexical(self, text: str, k: int) -> Neighbors:
         """The `k` best live chunks by BM25."""
@@ -120,9 +158,13 @@ class Snapshot:
         """A number for the document of each slot."""
         return documents.owners(self._connection, self.row, slots.tolist())
 
-    def passages(self, slots: Slots) -> list[Passage]:
-        """The chunks at `slots`, in that order."""
-        return documents.passages(self._connection, self.row, slots.tolist())
+    def names(self, slots: Slots) -> dict[int, str]:
+        """The id of the document of each slot."""
+        return documents.names_of_slots(self._connection, self.row, slots.tolist())
+
+    def passages(self, slots: Slots, *, around: int = 0) -> list[Passage]:
+        """The chunks at `slots`, in that order, with the text of `around` further ones on both sides."""
+        return documents.passages(self._connection, self.row, slots.tolist(), around=around)
 
 
 _NONE = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))

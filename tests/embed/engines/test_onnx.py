@@ -430,7 +430,7 @@ def test_a_damaged_copy_is_made_again(tmp_path: Path, models: Path, heard: Heard
 
 def test_a_device_that_is_not_there_is_named(tmp_path: Path, models: Path) -> None:
     folder = make_folder(tmp_path / "tiny")
-    if onnx_engine.cuda_devices(onnx_engine._import_runtime()):
+    if onnx_engine.cuda_devices(onnx_engine.import_runtime()):
         pytest.skip("ONNX Runtime has a CUDA device here")
     with pytest.raises(DeviceNotFound, match=r"no device 'cuda:0' that the onnx engine .* there is cpu"):
         opened(folder, models, device="cuda")
@@ -450,7 +450,7 @@ def test_a_provider_that_did_not_start_is_no_silent_cpu(tmp_path: Path, models: 
     """ONNX Runtime itself drops a provider whose libraries are missing, and computes on the CPU."""
     opened(make_folder(tmp_path / "tiny"), models).close()
     (made,) = folders(models)
-    runtime = onnx_engine._import_runtime()
+    runtime = onnx_engine.import_runtime()
 
     def dropping(path: str, options: Any, *, providers: list[Any], **more: Any) -> Any:
         return runtime.InferenceSession(path, options, providers=providers[1:], **more)

@@ -52,7 +52,7 @@ def load(request: LoadRequest) -> Engine:
 
     Also raises `MissingExtra` without the packages, `DeviceNotFound` for a device that ONNX Runtime can't use here.
     """
-    runtime = _import_runtime()
+    runtime = import_runtime()
     if request.precision not in _LOADED_OVER_FILE:
         raise InvalidInput(
             f"the onnx engine computes float32, float16 and int8, not {request.precision}: set embed.precision to one "
@@ -107,10 +107,16 @@ class OnnxRuntime:
         }
         self._output = self._session.get_outputs()[0].name
 
-    def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    def run(
+        self,
+        ids: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.int64],
+        kinds: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[Any]:
+        """As the protocol says; `kinds`, in the same shape, tell the texts of a pair apart."""
         feeds = {"input_ids": ids, "attention_mask": mask}
         if "token_type_ids" in self._types:
-            feeds["token_type_ids"] = np.zeros_like(ids)
+            feeds["token_type_ids"] = np.zeros_like(ids) if kinds is None else kinds
         feeds = {name: values.astype(self._types[name], copy=False) for name, values in feeds.items()}
         try:
             answer: npt.NDArray[Any] = self._session.run([self._output], feeds)[0]
@@ -125,7 +131,8 @@ class OnnxRuntime:
         self._session = None
 
 
-def _import_runtime() -> Any:
+def import_runtime() -> Any:
+    """ONNX Runtime. Raises `MissingExtra` where it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:

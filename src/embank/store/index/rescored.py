@@ -65,6 +65,11 @@ class RescoredIndex:
     def rows(self) -> int:
         return len(self._vectors)
 
+    @property
+    def tail_rows(self) -> int:
+        """Vectors that are in no codes yet."""
+        return len(self._vectors) - self._covered
+
     def used_bytes(self) -> int:
         return self._codes.used_bytes()
 

@@ -1,0 +1,55 @@
+"""From the places of the best passages to hits: their texts, and what was asked for beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from embank.records import Hit
+from embank.search.answer import Answer
+from embank.search.explain import Trace, of_hits, of_search
+from embank.search.fuse import Fused
+from embank.search.highlight import spans
+from embank.search.query import Query
+from embank.store.lexical import MAX_QUERY_CHARACTERS
+from embank.store.snapshot import Snapshot
+
+
+def fetched(best: Fused, query: Query, snapshot: Snapshot, trace: Trace) -> Answer:
+    """The answer that consists of these passages."""
+    with trace.step("fetch"):
+        passages = snapshot.passages(best.slots, around=query.neighbors)
+    hits = [
+        Hit(
+            id=passage.id,
+            score=float(best.score[place]),
+            text=passage.text,
+            metadata=passage.metadata,
+            chunk=passage.ordinal,
+            start=passage.start,
+            end=passage.end,
+            scores=_scores(best, place, query, reranked=trace.reranked is not None),
+            degraded=snapshot.degraded,
+            before=passage.before,
+            after=passage.after,
+        )
+        for place, passage in enumerate(passages)
+    ]
+    if query.highlight:
+        with trace.step("highlight"):
+            wanted = frozenset(snapshot.words((query.text or "")[:MAX_QUERY_CHARACTERS]))
+            hits = [replace(hit, highlights=spans(hit.text, wanted, snapshot.words)) for hit in hits]
+    if not query.explain:
+        return Answer(hits, snapshot.degraded)
+    search = of_search(trace, query, snapshot)
+    told = of_hits(trace, best, search)
+    return Answer(
+        [replace(hit, explained=each) for hit, each in zip(hits, told, strict=True)], snapshot.degraded, search
+    )
+
+
+def _scores(best: Fused, place: int, query: Query, *, reranked: bool) -> Mapping[str, Any]:
+    parts = {"dense": float(best.dense[place]), "lexical": float(best.lexical[place])}
+    scores = parts if query.mode == "hybrid" else {query.mode: parts[query.mode]}
+    return {**scores, "reranked": float(best.score[place])} if reranked else scores
