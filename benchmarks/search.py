@@ -130,7 +130,8 @@ def _peers(bank: Bank, corpus: Pairs, vectors: Float32, chosen: list[int]) -> di
 
 
 def _hit(ranks: Ranks) -> npt.NDArray[np.float64]:
-    return (ranks == 1).astype(np.float64)
+    first: npt.NDArray[np.float64] = (ranks == 1).astype(np.float64)
+    return first
 
 
 def _reciprocal(ranks: Ranks) -> npt.NDArray[np.float64]:

@@ -25,7 +25,8 @@ class Answer:
 
 def encode(answer: Answer) -> bytes:
     """Its form in the cache."""
-    return marshal.dumps((answer.degraded, answer.explained, [_fields(hit) for hit in answer.hits]))
+    plain: Any = (answer.degraded, answer.explained, [_fields(hit) for hit in answer.hits])
+    return marshal.dumps(plain)
 
 
 def decode(content: bytes) -> Answer:

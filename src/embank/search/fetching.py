@@ -51,5 +51,5 @@ def fetched(best: Fused, query: Query, snapshot: Snapshot, trace: Trace) -> Answ
 
 def _scores(best: Fused, place: int, query: Query, *, reranked: bool) -> Mapping[str, Any]:
     parts = {"dense": float(best.dense[place]), "lexical": float(best.lexical[place])}
-    scores = parts if query.mode == "hybrid" else {query.mode: parts[query.mode]}
+    scores = parts if query.mode == "hybrid" else {str(query.mode): parts[query.mode]}
     return {**scores, "reranked": float(best.score[place])} if reranked else scores

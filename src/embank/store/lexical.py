@@ -195,6 +195,7 @@ class LexicalSearcher:
         """Each distinct word of `text`, as the index knows it, and the number of passages that have it (0: none)."""
         words = dict.fromkeys(self._analyzer.analyze(text[:MAX_QUERY_CHARACTERS]))
         return [(word, self._searcher.doc_freq("text", word)) for word in list(words)[:MAX_QUERY_WORDS]]
+
     def words(self, text: str) -> list[str]:
         """The words that `text` is found by, as passages and questions are cut; in their order."""
         return self._analyzer.analyze(text)

@@ -61,6 +61,7 @@ class Picture:
         passages = sum(max(searcher.documents - 1, 0) for searcher in self.searchers)  # one is the marker
         counted = [(same[0][0], sum(count for _, count in same)) for same in zip(*words, strict=True)]
         return counted, passages
+
     def words(self, text: str) -> list[str]:
         """The words that a text is found by, in their order."""
         return self.searchers[0].words(text) if self.searchers else []
