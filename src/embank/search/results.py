@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from embank.cache.weighed import WeighedCache, WeighedStats
 from embank.records import Hit
-from embank.store.where import compile_where
+from embank.store.predicate import compile_where
 
 if TYPE_CHECKING:
     from embank.events.stream import Stream

@@ -26,6 +26,7 @@ from embank.store.hot.hot import HotTier
 from embank.store.index.handle import CollectionIndex
 from embank.store.index.view import VectorView
 from embank.store.metric import Metric
+from embank.store.predicate import compile_where
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
 from embank.store.purge import OnPurgeProgress, Purger
 from embank.store.reports import CompactReport, PurgeReport
@@ -36,7 +37,7 @@ from embank.store.snapshot import Snapshot
 from embank.store.states import States
 from embank.store.sweep import Sweep
 from embank.store.views import LexicalView
-from embank.store.where import compile_where
+from embank.store.where import parse
 from embank.system.log import get_logger
 
 _log = get_logger(__name__)
@@ -216,8 +217,8 @@ class StoredCollection:
     @contextmanager
     def snapshot(self, *, where: Mapping[str, Any] | None = None, lexical: bool = True) -> Iterator[Snapshot]:
         """One consistent state to search: documents, vectors, tombstones and words of the same sequence."""
-        predicate = None if where is None else compile_where(where)
-        with self._states.now(predicate, lexical=lexical) as snapshot:
+        condition = None if where is None else parse(where)
+        with self._states.now(condition, lexical=lexical) as snapshot:
             yield snapshot
 
     def sweep(self, root: str) -> Sweep:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from embank.errors import InvalidInput
 from embank.records import Chunk, Document, Metadata
 from embank.store.collections import Row
+from embank.store.predicate import Predicate
 from embank.store.protocol import Known, Passage, StoredDocument, Upsert
-from embank.store.where import Predicate
 
 MAX_METADATA_BYTES = 65_536
 MAX_ID_BYTES = 1_024
@@ -238,6 +238,18 @@ def matching_slots(connection: sqlite3.Connection, row: Row, where: Predicate) -
     )
     rows = connection.execute(sql, [row.key, row.slots_key, *where[1]])
     return np.sort(np.fromiter((slot for (slot,) in rows), np.int64))
+
+
+def metadata_since(connection: sqlite3.Connection, row: Row, after: int) -> Iterator[tuple[int, str]]:
+    """(slot, metadata as JSON) of the passages of the documents that changed after the sequence `after`.
+
+    The passages of a document come one after another.
+    """
+    return connection.execute(
+        "SELECT slot, metadata FROM documents CROSS JOIN chunks ON chunks.document = documents.id "
+        "WHERE documents.collection = ? AND documents.sequence > ? AND chunks.collection = ?",
+        (row.key, after, row.slots_key),
+    )
 
 
 def buried_slots(connection: sqlite3.Connection, row: Row, *, after: int) -> npt.NDArray[np.int64]:
