@@ -64,15 +64,15 @@ FILTERS = st.recursive(
 )
 
 
-CONNECTION = sqlite3.connect(":memory:")
+CONNECTION = sqlite3.connect(":memory:", isolation_level=None)
+CONNECTION.execute("CREATE TABLE documents (name TEXT, metadata TEXT, text TEXT)")
 
 
 def in_sql(where: Mapping[str, Any], metadata: Mapping[str, Any], *, name: str = "a1", text: str = "") -> bool:
     sql, values = compile_where(where)
-    row = "(SELECT ? AS name, ? AS metadata, ? AS text)"
-    (count,) = CONNECTION.execute(
-        f"SELECT COUNT(*) FROM {row} WHERE {sql}", [name, json.dumps(metadata, ensure_ascii=False), text, *values]
-    ).fetchone()
+    CONNECTION.execute("DELETE FROM documents")
+    CONNECTION.execute("INSERT INTO documents VALUES (?, ?, ?)", (name, json.dumps(metadata, ensure_ascii=False), text))
+    (count,) = CONNECTION.execute(f"SELECT COUNT(*) FROM documents WHERE {sql}", values).fetchone()
     return bool(count)
 
 
