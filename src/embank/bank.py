@@ -221,10 +221,9 @@ class LocalCollection(Portable):
         with self._engine.creep.track("search"):
             return self._engine.searcher(self._stored).search(query, vector=vector, k=k, where=where, mode=mode)
 
-    def count(self) -> int:
-        """Documents in it; one row is read, whatever the size."""
-        info = self._stored.info()
-        return 0 if info is None else info.documents
+    def count(self, where: Where | None = None) -> int:
+        """Documents in it, or those that match; without a filter one row is read, whatever the size."""
+        return self._stored.count(where)
 
     def stats(self) -> CollectionInfo | None:
         """What is recorded of it; one row is read, whatever the size. `None` while it has never held a document."""

@@ -8,7 +8,7 @@ import typer
 
 from embank.cli import glance, output
 from embank.cli.opening import open_bank, open_collection
-from embank.cli.options import CollectionName, Invocation, on_bank
+from embank.cli.options import CollectionName, Invocation, WhereFilter, on_bank, parsed_where
 from embank.cli.reembed import how_far
 
 
@@ -37,13 +37,13 @@ def stats(
 
 
 @on_bank
-def count(invocation: Invocation, *, collection: CollectionName = "default") -> None:
-    """Print how many documents a collection holds.
+def count(invocation: Invocation, *, collection: CollectionName = "default", where: WhereFilter = None) -> None:
+    """Print how many documents a collection holds, or how many match.
 
-    [bold]embank count -c notes[/bold]
+    [bold]embank count -c notes --where '{"tags": {"$contains": "water"}}'[/bold]
     """
     with open_collection(invocation, collection, "read") as opened:
-        documents = opened.count()
+        documents = opened.count(parsed_where(where))
     if invocation.as_json:
         output.write_json({"collection": collection, "count": documents})
     else:

@@ -229,6 +229,13 @@ def matching_ids(connection: sqlite3.Connection, collection: int, where: Predica
     return [name for (name,) in connection.execute(sql, [collection, *where[1]])]
 
 
+def count(connection: sqlite3.Connection, row: Row, where: Predicate) -> int:
+    """How many documents the filter holds for."""
+    sql = f"SELECT COUNT(*) FROM documents WHERE collection = ? AND {where[0]}"  # noqa: S608 -- values are bound
+    (found,) = connection.execute(sql, [row.key, *where[1]]).fetchone()
+    return int(found)
+
+
 def matching_slots(connection: sqlite3.Connection, row: Row, where: Predicate) -> npt.NDArray[np.int64]:
     """Slots of the chunks whose documents match, ascending."""
     sql = (
