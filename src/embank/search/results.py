@@ -48,7 +48,8 @@ class Results:
     def key(self, query: Query, info: CollectionInfo, settings: Settings) -> bytes:
         """What an answer is kept under. Raises `InvalidInput` for a filter that is none."""
         where = None if query.where is None else compile_where(query.where)
-        asked = (info.name, query.text, query.k, query.mode, where, settings.dense_weight, settings.candidates)
+        weighed = settings.fusion, settings.dense_weight, settings.candidates
+        asked = (info.name, query.text, query.k, query.mode, where, weighed)
         hasher = hashlib.blake2b(ascii(asked).encode(), digest_size=16, key=self._secret)
         if query.vector is not None:
             hasher.update(b"\0")  # which stands in no text above

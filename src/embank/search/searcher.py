@@ -67,6 +67,7 @@ class Searcher:
         self._narrow = narrow
         self._results = results
         self._settings = settings
+        self._fusion = settings.fused()
         self._stream = stream
         self._clock = clock
 
@@ -174,7 +175,7 @@ class Searcher:
         words = snapshot.lexical(query.text or "", depth)
         slots = candidates(dense, words)
         similarity = snapshot.similarity(query.vector, slots)
-        return fuse(slots, similarity, words, dense_weight=self._settings.dense_weight, depth=depth)
+        return fuse(slots, similarity, words, fusion=self._fusion, depth=depth)
 
 
 def _checked(text: object, vector: object, k: object, mode: object, where: Mapping[str, Any] | None) -> Query:
@@ -232,7 +233,7 @@ def _best_of_each(found: Fused, snapshot: Snapshot, k: int) -> Fused:
         keep.append(place)
         if len(keep) == k:
             break
-    return Fused(found.slots[keep], found.dense[keep], found.lexical[keep], found.score[keep])
+    return Fused(found.slots[keep], found.dense[keep], found.lexical[keep], found.score[keep], found.weights)
 
 
 def _hits(best: Fused, snapshot: Snapshot, mode: Mode) -> list[Hit]:

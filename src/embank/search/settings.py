@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from embank.config import Section
+from embank.search.weights import Fusion, Method
 
 Mode = Literal["hybrid", "dense", "lexical"]
 
@@ -15,5 +16,17 @@ class Settings(Section):
     """How candidates are gathered and weighed."""
 
     mode: Mode = Field(default="hybrid", description="hybrid, dense (vectors only) or lexical (words only)")
-    dense_weight: float = Field(default=0.8, ge=0, le=1, description="weight of the dense score in a hybrid search")
+    fusion: Method = Field(
+        default="scores", description="what a hybrid search adds up: scores (standardised) or ranks (reciprocal)"
+    )
+    dense_weight: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="weight of the dense side in a hybrid search; unset: chosen for every query by its signals",
+    )
     candidates: int = Field(default=100, ge=1, le=10_000, description="passages each side offers for fusion, at least")
+
+    def fused(self) -> Fusion:
+        """How a hybrid search fuses, where nothing was fitted for the collection."""
+        return Fusion(self.fusion, self.dense_weight)
