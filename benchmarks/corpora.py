@@ -40,7 +40,7 @@ def wordnet(count: int, *, seed: int = 7) -> tuple[str, list[str]]:
 
 def senses() -> list[tuple[str, str]]:
     """All words of WordNet with their glosses, in its order, one a sense; empty where the package can't be had."""
-    folder = _package("wordnet-base")
+    folder = package("wordnet-base")
     if folder is None:
         return []
     lines = (
@@ -54,7 +54,7 @@ def senses() -> list[tuple[str, str]]:
 
 def perlfaq() -> list[tuple[str, str]]:
     """Questions with their answers; empty where the package can't be had."""
-    folder = _package("perl-doc")
+    folder = package("perl-doc")
     if folder is None:
         return []
     pairs = []
@@ -91,7 +91,7 @@ def _docstrings(count: int, *, seed: int) -> list[str]:
     return list(islice(cycle(every), count))
 
 
-def _package(name: str) -> Path | None:
+def package(name: str) -> Path | None:
     """The unpacked files of a Debian package, fetched once; None where that can't be done."""
     folder = ROOM / name
     if folder.is_dir():

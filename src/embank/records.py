@@ -39,7 +39,9 @@ class Hit:
 
     `score` is higher for better. `scores` names the parts it came from: `dense` is that of the collection's metric (the
     cosine, the inner product, or minus the square of the L2 distance), `lexical` is BM25. A dense search's score is the
-    first; that of a hybrid one weighs both and is comparable within one result list only.
+    first, a lexical one's the second. A hybrid one's is the weighted mean of the first and of the share of the query's
+    words, weighed by how rare they are, that the passage covers: with the cosine between -1 and 1, and comparable
+    between queries as far as the cosine is; by ranks (`search.fusion`) it is comparable within one answer only.
     """
 
     id: str

@@ -14,7 +14,7 @@ from embank.errors import FingerprintMismatch, InvalidInput
 from embank.events.kinds import SearchAnswered
 from embank.events.stream import Stream
 from embank.records import Hit
-from embank.search.fuse import Fused, candidates, fuse
+from embank.search.fuse import Fused, candidates, ceiling, fuse
 from embank.search.results import Results
 from embank.search.settings import Mode, Settings
 from embank.store.collection import StoredCollection
@@ -175,7 +175,8 @@ class Searcher:
         words = snapshot.lexical(query.text or "", depth)
         slots = candidates(dense, words)
         similarity = snapshot.similarity(query.vector, slots)
-        return fuse(slots, similarity, words, fusion=self._fusion, depth=depth)
+        most = ceiling(*snapshot.terms(query.text or ""))
+        return fuse(slots, similarity, words, fusion=self._fusion, depth=depth, ceiling=most)
 
 
 def _checked(text: object, vector: object, k: object, mode: object, where: Mapping[str, Any] | None) -> Query:

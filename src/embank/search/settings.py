@@ -16,14 +16,13 @@ class Settings(Section):
     """How candidates are gathered and weighed."""
 
     mode: Mode = Field(default="hybrid", description="hybrid, dense (vectors only) or lexical (words only)")
-    fusion: Method = Field(
-        default="scores", description="what a hybrid search adds up: scores (standardised) or ranks (reciprocal)"
-    )
+    fusion: Method = Field(default="scores", description="what a hybrid search adds up: scores, or reciprocal ranks")
     dense_weight: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="weight of the dense side in a hybrid search; unset: chosen for every query by its signals",
+        description="weight of the dense side in a hybrid search, both sides standardised; unset: by what each query's "
+        "words cover",
     )
     candidates: int = Field(default=100, ge=1, le=10_000, description="passages each side offers for fusion, at least")
 

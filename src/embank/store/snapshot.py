@@ -71,6 +71,10 @@ class Snapshot:
             return _NONE
         return self._picture.search(text, k, allowed=self._allowed, below=self.row.slots)
 
+    def terms(self, text: str) -> tuple[list[tuple[str, int]], int]:
+        """The words of `text`, each with the number of passages that have it; and the number of all passages."""
+        return ([], 0) if self._picture is None else self._picture.terms(text)
+
     def similarity(self, query: Float32, slots: Slots) -> Float32:
         """The score of each of `slots` by the collection's metric."""
         if self._rows is None or not len(slots):

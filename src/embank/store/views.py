@@ -55,6 +55,13 @@ class Picture:
         order = np.lexsort((slots, -scores))[:k]
         return Neighbors(slots[order], scores[order])
 
+    def terms(self, text: str) -> tuple[list[tuple[str, int]], int]:
+        """The words of `text`, each with the number of passages that have it; and the number of all there are."""
+        words = [searcher.terms(text) for searcher in self.searchers]
+        passages = sum(max(searcher.documents - 1, 0) for searcher in self.searchers)  # one is the marker
+        counted = [(same[0][0], sum(count for _, count in same)) for same in zip(*words, strict=True)]
+        return counted, passages
+
 
 class LexicalView(Protocol):
     """Either side's view."""
