@@ -31,6 +31,7 @@ from embank.store.purge import OnPurgeProgress
 from embank.store.reports import BackupReport, CompactReport, PurgeReport, VerifyReport
 from embank.store.retention import Rule
 from embank.store.verify import OnVerifyProgress, verify
+from embank.tuned import Tunable
 
 if TYPE_CHECKING:
     from embank.caches import CachesSnapshot
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 MAX_LIMIT = 100_000
 
 
-class LocalCollection(Portable):
+class LocalCollection(Portable, Tunable):
     """A collection of a local bank. Thread-safe. It comes into being with its first document."""
 
     def __init__(self, engine: Engine, stored: StoredCollection) -> None:

@@ -44,6 +44,9 @@ def search(
     [bold]embank search "how do I restore a backup" -k 5[/bold]
 
     [bold]embank search "silt" -c rivers --where '{"year": {"$gte": 2020}}' --mode lexical[/bold]
+
+    [bold]embank search evaluate[/bold] and [bold]embank search tune[/bold] measure the answers, and fit the weights of
+    words and vectors, on questions of yours; for those words themselves: embank search -- tune
     """
     with open_collection(invocation, collection, "read", tells_loads=True) as opened:
         started_s = time.perf_counter()

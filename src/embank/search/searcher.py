@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 
 from embank.embed.model import Model
-from embank.errors import FingerprintMismatch, InvalidInput
+from embank.errors import FingerprintMismatch, InvalidInput, StoreError
 from embank.events.kinds import SearchAnswered
 from embank.events.stream import Stream
 from embank.records import Hit
 from embank.search.fuse import Fused, candidates, ceiling, fuse
+from embank.search.remembered import remembering
 from embank.search.results import Results
 from embank.search.settings import Mode, Settings
+from embank.search.weights import Fusion
 from embank.store.collection import StoredCollection
 from embank.store.index.protocol import Float32
 from embank.store.metric import MOST_LENGTH
@@ -48,7 +50,8 @@ class Searcher:
 
     `model_for` gives the model of a collection's vectors; it is called only when a text must be embedded. `narrow`
     makes of a query's vector one that the collection's can be compared with, where theirs were reduced. `results` keeps
-    answers for as long as they are right, where there is one.
+    answers for as long as they are right, where there is one. `tuned` gives the weights that were fitted for a
+    collection, which stand above those of the settings.
     """
 
     def __init__(
@@ -61,13 +64,14 @@ class Searcher:
         settings: Settings,
         stream: Stream,
         clock: Clock,
+        tuned: Callable[[CollectionInfo], Fusion | None] = lambda _: None,
     ) -> None:
         self._collection = collection
         self._model_for = model_for
         self._narrow = narrow
         self._results = results
         self._settings = settings
-        self._fusion = settings.fused()
+        self._tuned = tuned
         self._stream = stream
         self._clock = clock
 
@@ -105,12 +109,42 @@ class Searcher:
                     info = self._collection.info()
                     continue
                 asked = self._narrowed(asked, snapshot.info)
-                hits = self._answer(asked, snapshot)
+                hits = self._answer(asked, snapshot, self.fusion(snapshot.info))
                 if self._results is not None and key is not None and not snapshot.degraded:
                     self._results.keep(key, snapshot.info, hits, self._clock.monotonic() - started)
             break
         self._answered(asked.mode, hits, started, cached=False)
         return hits
+
+    def fusion(self, info: CollectionInfo) -> Fusion:
+        """How a hybrid search of that state of the collection weighs its sides."""
+        return self._tuned(info) or self._settings.fused()
+
+    def rank(self, text: str, ways: Sequence[Mode | Fusion], k: int) -> list[list[str]]:
+        """The ids of the `k` best documents by each of `ways`, of one state: a mode, or a hybrid fused as said.
+
+        Nothing is kept of it, and no event tells of it. Raises what a hybrid `search` raises, and `InvalidInput` where
+        there is nothing to embed the question with.
+        """
+        info = self._collection.info()
+        query = _checked(text, None, k, "hybrid", None)
+        asked = query if info is None else self._embedded(query, info)
+        with self._collection.snapshot() as snapshot:
+            if info is None or snapshot.info.fingerprint != info.fingerprint:
+                raise StoreError(f"collection {self._collection.name!r} was re-embedded meanwhile: ask again")
+            asked, seen, found = self._narrowed(asked, snapshot.info), remembering(snapshot), []
+            if asked.vector is None:
+                raise InvalidInput(
+                    f"collection {info.name!r} has no vectors of a model ({info.fingerprint}): questions can't be "
+                    f"compared with them; `embank reembed` it with one",
+                    fingerprint=info.fingerprint,
+                )
+            for way in ways:
+                mode: Mode = "hybrid" if isinstance(way, Fusion) else way
+                fusion = way if isinstance(way, Fusion) else self.fusion(info)
+                hits = self._answer(Query(text, asked.vector, k, mode, None), seen, fusion)
+                found.append([hit.id for hit in hits])
+            return found
 
     def _answered(self, mode: Mode, hits: list[Hit], started: float, *, cached: bool) -> None:
         name, seconds = self._collection.name, self._clock.monotonic() - started
@@ -154,18 +188,18 @@ class Searcher:
             )
         return Query(query.text, vector, query.k, query.mode, query.where)
 
-    def _answer(self, query: Query, snapshot: Snapshot) -> list[Hit]:
+    def _answer(self, query: Query, snapshot: Snapshot, fusion: Fusion) -> list[Hit]:
         depth = max(self._settings.candidates, query.k)
         if query.mode != "hybrid":  # nothing is fused: so many are only needed where documents have many passages
             depth = min(depth, _PER_DOCUMENT * query.k)
         while True:
-            found = self._gather(query, snapshot, depth)
+            found = self._gather(query, snapshot, depth, fusion)
             best = _best_of_each(found, snapshot, query.k)
             if len(best.slots) >= query.k or len(found.slots) < depth or depth >= snapshot.info.slots:
                 return _hits(best, snapshot, query.mode)
             depth *= 4
 
-    def _gather(self, query: Query, snapshot: Snapshot, depth: int) -> Fused:
+    def _gather(self, query: Query, snapshot: Snapshot, depth: int, fusion: Fusion) -> Fused:
         if query.mode == "lexical" or query.vector is None:
             words = snapshot.lexical(query.text or "", depth)
             return Fused(words.slots, np.zeros_like(words.scores), words.scores, words.scores)
@@ -176,7 +210,7 @@ class Searcher:
         slots = candidates(dense, words)
         similarity = snapshot.similarity(query.vector, slots)
         most = ceiling(*snapshot.terms(query.text or ""))
-        return fuse(slots, similarity, words, fusion=self._fusion, depth=depth, ceiling=most)
+        return fuse(slots, similarity, words, fusion=fusion, depth=depth, ceiling=most)
 
 
 def _checked(text: object, vector: object, k: object, mode: object, where: Mapping[str, Any] | None) -> Query:

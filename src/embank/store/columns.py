@@ -2,7 +2,8 @@
 
 Reading the metadata of a hundred thousand documents takes SQLite half a second. So the first search that filters by a
 key reads the values under it once, and those after that evaluate any condition on them in a millisecond or so; what
-was written in between is read then. A column holds for each slot the number of its value, and each value once. It says
+was written in between is read then. A column holds for each slot its number, or that of its value, each of which it
+holds once. It says
 the same as the SQL of `predicate`, from which `tests/store/test_columns.py` finds no difference.
 
 Columns are kept in a cache that the governor knows, of bounded size, the least recently used go first. Where a filter
@@ -12,6 +13,7 @@ needs one that finds no room there, or is about ids or texts, SQL answers.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import sys
 import threading
@@ -31,9 +33,10 @@ from embank.store.where import ID, TEXT, Clause, Condition, Every, Not, as_float
 from embank.system.clock import Clock
 
 Path = tuple[str, ...]
+Codes = npt.NDArray[np.int32]
 
-_NOWHERE = 0
-"""The number of what is not there."""
+_NOWHERE, _AS_FLOAT = 0, -1
+"""The numbers of what is not there, and of what is among the floats."""
 
 _VALUE_BYTES = 150
 """What a value takes beside itself: its places in the table, in the list and in order."""
@@ -60,18 +63,20 @@ class _Ordered:
 
     upto: int
     values: list[Any]
-    numbers: npt.NDArray[np.int32]
+    numbers: Codes
 
 
 @dataclass(slots=True, eq=False)
 class Column:
     """The values under one path, of the slots [0, len(codes)), as of `sequence`. For one thread at a time.
 
-    `codes` are int32 numbers of values, 0 where the path leads nowhere.
+    `codes` are int32 numbers of values: 0 where the path leads nowhere, -1 where the value is a number that a float
+    holds exactly: then it stands in `floats`, which is empty while there is none.
     """
 
     sequence: int = -1
-    codes: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    codes: Codes = field(default_factory=lambda: np.zeros(0, np.int32))
+    floats: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
     values: list[Any] = field(default_factory=lambda: [_MISSING])
     bytes: int = 0
     seconds: float = 0.0
@@ -80,34 +85,44 @@ class Column:
 
     def reach(self, slots: int) -> None:
         """Cover so many slots."""
-        if slots > len(self.codes):
-            self.codes = np.concatenate((self.codes, np.zeros(slots - len(self.codes), np.int32)))
+        more = slots - len(self.codes)
+        if more > 0:
+            self.codes = np.concatenate((self.codes, np.zeros(more, np.int32)))
+            if len(self.floats):
+                self.floats = np.concatenate((self.floats, np.zeros(more)))
 
     def put(self, slot: int, value: object) -> None:
         """What the value at a slot is now; `_MISSING` where there is none."""
-        code = _NOWHERE
-        if value is not _MISSING:
-            known = _key(value)
-            code = self._numbers.get(known, 0)
-            if not code:
-                code = self._numbers[known] = len(self.values)
-                self.values.append(known)
-                self.bytes += _VALUE_BYTES + sys.getsizeof(known)
-                if isinstance(known, tuple):
-                    self.bytes += sum(map(sys.getsizeof, known))
-        self.codes[slot] = code
+        if isinstance(value, int | float) and _is_float(value):
+            if not len(self.floats):
+                self.floats = np.zeros(len(self.codes))
+            self.floats[slot] = value
+            self.codes[slot] = _AS_FLOAT
+        else:
+            self.codes[slot] = _NOWHERE if value is _MISSING else self._number(_key(value))
+
+    def _number(self, known: Any) -> int:
+        code = self._numbers.get(known, 0)
+        if not code:
+            code = self._numbers[known] = len(self.values)
+            self.values.append(known)
+            self.bytes += _VALUE_BYTES + sys.getsizeof(known)
+            if isinstance(known, tuple):
+                self.bytes += sum(map(sys.getsizeof, known))
+        return code
 
     def used_bytes(self) -> int:
         """All of it."""
-        return self.bytes + self.codes.nbytes
+        return self.bytes + self.codes.nbytes + self.floats.nbytes
 
     def mask(self, clause: Clause) -> Mask:
         """Of which slots the clause is true, shape (len(codes),)."""
-        hit = np.zeros(len(self.values), np.bool_)
-        wanted = clause.value
         if clause.operator == "$exists":
-            hit[1:] = True
-        elif isinstance(wanted, tuple):
+            there: Mask = self.codes != _NOWHERE
+            return there
+        hit = np.zeros(len(self.values) + 1, np.bool_)  # the last is that of all floats
+        wanted = clause.value
+        if isinstance(wanted, tuple):
             hit[[self._numbers.get(_key(each), 0) for each in wanted]] = True
         elif clause.operator == "$eq":
             hit[self._numbers.get(_key(wanted), 0)] = True
@@ -116,9 +131,14 @@ class Column:
         else:
             hit[self._between(clause.operator, wanted)] = True
         hit[_NOWHERE] = False
-        return hit[self.codes]
+        found: Mask = hit[self.codes]
+        if len(self.floats):
+            matching = _floats(self.floats, clause)
+            if matching is not None:
+                found |= matching & (self.codes == _AS_FLOAT)
+        return found
 
-    def _between(self, operator: str, wanted: object) -> npt.NDArray[np.int32]:
+    def _between(self, operator: str, wanted: object) -> Codes:
         ordered = self._in_order(str if isinstance(wanted, str) else float)
         find = bisect_right if operator in ("$gt", "$lte") else bisect_left
         place = find(ordered.values, wanted)
@@ -258,6 +278,37 @@ def _key(value: object) -> Any:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return as_float(value)
     return value
+
+
+def _is_float(value: object) -> bool:
+    """Whether it is a number that a float holds exactly, and no infinite one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    number = as_float(value)
+    return math.isfinite(number) and number == value
+
+
+def _floats(floats: npt.NDArray[np.float64], clause: Clause) -> Mask | None:
+    """Which of them the clause is true of; `None`: of none, or it is not about numbers."""
+    wanted = clause.value
+    if isinstance(wanted, tuple):
+        numbers = [each for each in wanted if _is_float(each)]
+        return np.isin(floats, np.array(numbers, np.float64)) if numbers else None
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or clause.operator == "$contains":
+        return None
+    if clause.operator == "$eq":
+        return floats == wanted if _is_float(wanted) else None
+    # Python compares integers and floats exactly, numpy does not: seen from the floats around an integer it does.
+    nearest = as_float(wanted)
+    up = nearest if nearest >= wanted else math.nextafter(nearest, math.inf)
+    down = nearest if nearest <= wanted else math.nextafter(nearest, -math.inf)
+    compared: Mask = {
+        "$gt": floats > down,
+        "$gte": floats >= up,
+        "$lt": floats < up,
+        "$lte": floats <= down,
+    }[clause.operator]
+    return compared
 
 
 def _has(value: object, wanted: object) -> bool:

@@ -26,7 +26,7 @@ class Settings(Section):
         default=True, description="keep the metadata that filters of searches ask for in memory, by key"
     )
     filter_columns_limit: Size = Field(
-        default=Size("16MB"), description="the most that it takes; a filter that needs more is answered by SQL"
+        default=Size("5%"), description="the most that it takes; a filter that needs more is answered by SQL, slower"
     )
     lexical_writer_bytes: int = Field(
         default=15_000_000, ge=15_000_000, description="heap of the lexical writer; the library's least is 15 MB"
