@@ -31,6 +31,7 @@ from embank.store.purge import OnPurgeProgress
 from embank.store.reports import BackupReport, CompactReport, PurgeReport, VerifyReport
 from embank.store.retention import Rule
 from embank.store.verify import OnVerifyProgress, verify
+from embank.tuned import Tunable
 
 if TYPE_CHECKING:
     from embank.caches import CachesSnapshot
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 MAX_LIMIT = 100_000
 
 
-class LocalCollection(Portable, Searched):
+class LocalCollection(Portable, Searched, Tunable):
     """A collection of a local bank. Thread-safe. It comes into being with its first document."""
 
     def __init__(self, engine: Engine, stored: StoredCollection) -> None:
@@ -205,10 +206,9 @@ class LocalCollection(Portable, Searched):
         with self._engine.creep.track("delete"):
             return self._stored.delete(listed, where=where)
 
-    def count(self) -> int:
-        """Documents in it; one row is read, whatever the size."""
-        info = self._stored.info()
-        return 0 if info is None else info.documents
+    def count(self, where: Where | None = None) -> int:
+        """Documents in it, or those that match; without a filter one row is read, whatever the size."""
+        return self._stored.count(where)
 
     def stats(self) -> CollectionInfo | None:
         """What is recorded of it; one row is read, whatever the size. `None` while it has never held a document."""

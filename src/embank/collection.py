@@ -16,8 +16,10 @@ from embank.records import Hit
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.search.pages import Page
+from embank.search.pairs import Pairs
 from embank.search.query import Options
 from embank.search.settings import Mode
+from embank.search.tuning import EvaluateReport, OnTuneProgress, TuneReport
 from embank.source.protocol import Source
 from embank.store.compact import OnCompactProgress
 from embank.store.hot.hot import HotTier
@@ -25,6 +27,7 @@ from embank.store.index.handle import CollectionIndex
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
 from embank.store.reports import CompactReport, PurgeReport
+from embank.store.tunings import Tuning
 from embank.transfer.exporting import OnTransferProgress
 from embank.transfer.reports import ExportReport, ImportReport
 
@@ -160,7 +163,25 @@ class Collection(Protocol):
         **options: Unpack[Options],
     ) -> list[Hit]: ...
 
-    def count(self) -> int: ...
+    def evaluate(
+        self, pairs: str | Path | Pairs, *, k: int = 10, on_progress: OnTuneProgress | None = None
+    ) -> EvaluateReport: ...
+
+    def tune(
+        self,
+        pairs: str | Path | Pairs,
+        *,
+        k: int = 10,
+        dry_run: bool = False,
+        seed: int = 0,
+        on_progress: OnTuneProgress | None = None,
+    ) -> TuneReport: ...
+
+    def tuning(self) -> Tuning | None: ...
+
+    def untune(self) -> Tuning | None: ...
+
+    def count(self, where: Where | None = None) -> int: ...
 
     def stats(self) -> CollectionInfo | None: ...
 

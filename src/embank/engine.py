@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from embank.caches import Caches
 from embank.config import Config, load
 from embank.embed.model import Model
+from embank.errors import BankDamaged
 from embank.events.kinds import ReembedAbandoned
 from embank.events.stream import Stream
 from embank.memory.creep.watch import Creep
@@ -27,11 +28,13 @@ from embank.reembedding import OnReembedProgress, Reembedder, ReembedReport
 from embank.registry import SECTIONS
 from embank.search.rerank import Reranker, Rerankers
 from embank.search.searcher import Searcher
+from embank.search.weights import Fusion
 from embank.store.collection import StoredCollection
 from embank.store.hot.reports import HotReport
 from embank.store.local import LocalStore
-from embank.store.protocol import Reembedding
+from embank.store.protocol import CollectionInfo, Reembedding
 from embank.store.reductions import Reductions
+from embank.store.tunings import Tunings
 from embank.system.clock import Clock, SystemClock
 from embank.system.files import Files
 from embank.transfer.transfers import Transfers
@@ -117,6 +120,7 @@ class Engine:
             clock=self.clock,
         )
         self._reductions = Reductions(self.store.database, clock=self.clock)
+        self.tunings = Tunings(self.store.database, clock=self.clock)
         self.fitted = Fitted(self._reductions)
         self.governor.register(self.fitted)
         self._loader: Loader | None = None
@@ -229,7 +233,20 @@ class Engine:
             settings=self.config.section("search"),
             stream=self.stream,
             clock=self.clock,
+            tuned=self._tuned,
         )
+
+    def _tuned(self, info: CollectionInfo) -> Fusion | None:
+        """The weights that were fitted for a collection's vectors of now."""
+        tuning = self.tunings.of(info)
+        try:
+            return None if tuning is None else Fusion.from_dict(tuning.fusion)
+        except ValueError as error:  # of a later version
+            raise BankDamaged(
+                f"the weights kept for searches of {info.name!r} can't be read ({error}): `embank search tune --reset` "
+                f"takes them away",
+                collection=info.name,
+            ) from error
 
     def reducer(self, collection: StoredCollection) -> Reducer:
         """What makes a collection's vectors smaller."""

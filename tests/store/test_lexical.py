@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embank.memory.trim import supported
@@ -121,3 +122,25 @@ def test_a_searcher_goes_on_with_its_picture_after_the_index_was_opened_again(
     for first in firsts:
         assert first.search("silt", 5, allowed=None, below=9).slots.tolist() == [0]
     index.close_writer()
+
+
+@pytest.mark.parametrize("named_rows", [0, 2_048])
+@pytest.mark.parametrize("share", [0.0, 0.003, 0.02, 0.4, 1.0])
+def test_a_filtered_search_is_the_whole_ranking_filtered(
+    monkeypatch: pytest.MonkeyPatch, share: float, named_rows: int
+) -> None:
+    monkeypatch.setattr(lexical, "_NAMED_ROWS", named_rows)
+    chance = np.random.default_rng(5)
+    rows = 3_000
+    texts = [" ".join(f"w{word}" for word in chance.zipf(1.5, 12) if word < 500) for _ in range(rows)]
+    index = LexicalIndex(None, writer_bytes=15_000_000)
+    index.apply(removed=(), added=enumerate(texts), mark=Mark("v", 1, rows))
+    searcher = index.searcher()
+    allowed = chance.random(rows) < share
+    for asked in ("w1 w2 w7", "w3", "w300 w1", "w1 w1 w1", "nowhere"):
+        whole = searcher.search(asked, rows, allowed=None, below=rows)
+        among = allowed[whole.slots]
+        for k in (1, 10, 200):
+            found = searcher.search(asked, k, allowed=allowed, below=rows)
+            assert found.slots.tolist() == whole.slots[among][:k].tolist()
+            assert np.allclose(found.scores, whole.scores[among][:k], rtol=1e-6)

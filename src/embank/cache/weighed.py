@@ -126,6 +126,11 @@ class WeighedCache(Generic[V]):
             self._inserted += 1
             return True
 
+    def forget(self, key: bytes) -> None:
+        """Drop what is kept under the key, if anything is."""
+        with self._lock:
+            self._take_out(key)
+
     def clear(self) -> int:
         """Forget everything; the bytes freed."""
         with self._lock:

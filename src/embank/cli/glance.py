@@ -1,6 +1,6 @@
 """What `embank stats` tells, and its short way: a plain `embank stats` is answered before anything heavy is imported.
 
-What is not plain (other flags, an error, a re-embedding under way) is left to the command itself.
+What is not plain (other flags, an error, a re-embedding under way, tuned searches) is left to the command itself.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def answered(arguments: Sequence[str]) -> bool:
     if not all(given.values()) or any(value.startswith("-") for value in given.values()):
         return False
     try:
-        found, reembedding = glance(Path(bank))
+        found, more = glance(Path(bank))
         infos = chosen(found, given.get("collection"), bank=bank)
     except (EmbankError, sqlite3.Error, OSError):
         return False
-    if reembedding:
+    if more:
         return False
-    tell(bank, infos, found.disk_bytes, as_json=as_json, reembedding={})
+    tell(bank, infos, found.disk_bytes, as_json=as_json, reembedding={}, tuning={})
     return True
 
 
@@ -62,11 +62,17 @@ def tell(
     *,
     as_json: bool,
     reembedding: Mapping[str, Any],
+    tuning: Mapping[str, Any],
 ) -> None:
-    """Write the answer. `reembedding` has the state of those that are under way, by collection."""
+    """Write the answer. `reembedding` has the state of those that are under way, `tuning` what was fitted: by name."""
     if as_json:
         listed = [
-            {**info.as_dict(), "vector_bytes": info.vector_bytes, "reembedding": reembedding.get(info.name)}
+            {
+                **info.as_dict(),
+                "vector_bytes": info.vector_bytes,
+                "reembedding": reembedding.get(info.name),
+                "tuning": tuning.get(info.name),
+            }
             for info in infos
         ]
         output.write_json({"bank": bank, "collections": listed, "disk_bytes": on_disk})

@@ -1,4 +1,7 @@
-"""A command that has subcommands beside what it does by itself: `embank index ~/notes`, `embank index show`."""
+"""A command that has subcommands beside what it does by itself: `embank index ~/notes`, `embank index show`.
+
+What is meant by itself and has the name of a subcommand follows `--`: `embank search -- tune` looks for the word.
+"""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ from embank.cli import (
     search,
     stats,
     transfer,
+    tuning,
     upkeep,
 )
 from embank.cli.groups import DEFAULT, DefaultGroup
@@ -160,7 +161,11 @@ app.command("reembed", rich_help_panel=_WRITE)(reembed.reembed)
 app.command("delete", rich_help_panel=_WRITE)(documents.delete)
 app.command("purge", rich_help_panel=_WRITE)(upkeep.purge)
 app.command("compact", rich_help_panel=_WRITE)(upkeep.compact)
-app.command("search", rich_help_panel=_READ)(search.search)
+_search = typer.Typer(cls=DefaultGroup)
+_search.command(DEFAULT, hidden=True)(search.search)
+_search.command("evaluate")(tuning.evaluate)
+_search.command("tune")(tuning.tune)
+app.add_typer(_search, name="search", rich_help_panel=_READ, help=search.search.__doc__)
 app.command("like", rich_help_panel=_READ)(search.like)
 app.command("get", rich_help_panel=_READ)(documents.get)
 app.command("list", rich_help_panel=_READ)(documents.list_)

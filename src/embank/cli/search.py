@@ -75,6 +75,9 @@ def search(
     [bold]embank search "how do I restore a backup" -k 5[/bold]
 
     [bold]embank search "silt" -c rivers --where '{"year": {"$gte": 2020}}' --mode lexical[/bold]
+
+    [bold]embank search evaluate[/bold] and [bold]embank search tune[/bold] measure the answers, and fit the weights of
+    words and vectors, on questions of yours; for those words themselves: embank search -- tune
     """
     options: Options = {
         "min_score": min_score,

@@ -23,7 +23,7 @@ from embank.records import Hit
 from embank.search.answer import Answer
 from embank.search.picking import DIGEST_BYTES, digest
 from embank.search.query import Query
-from embank.store.where import compile_where
+from embank.store.predicate import compile_where
 
 MAX_DEPTH = 1_000
 """Documents that pages go through at most: a cursor holds 6 bytes of each."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from embank.cache.weighed import WeighedCache, WeighedStats
 from embank.search.answer import Answer, decode, encode
 from embank.search.flights import Flights
-from embank.store.where import compile_where
+from embank.store.predicate import compile_where
 
 if TYPE_CHECKING:
     from embank.events.stream import Stream

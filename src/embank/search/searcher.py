@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from embank.embed.model import Model
-from embank.errors import FingerprintMismatch, InvalidInput
+from embank.errors import FingerprintMismatch, InvalidInput, StoreError
 from embank.events.kinds import SearchAnswered
 from embank.events.stream import Stream
 from embank.search.answer import Answer
@@ -18,10 +18,12 @@ from embank.search.fetching import fetched
 from embank.search.fuse import Fused, candidates, ceiling, fuse
 from embank.search.like import resembling
 from embank.search.picking import best_of_each, diverse, eligible, taken
-from embank.search.query import Query
+from embank.search.query import Query, checked
+from embank.search.remembered import remembering
 from embank.search.rerank import Reranker, reranked
 from embank.search.results import Results
-from embank.search.settings import Settings
+from embank.search.settings import Mode, Settings
+from embank.search.weights import Fusion
 from embank.store.collection import StoredCollection
 from embank.store.index.protocol import Float32, Slots
 from embank.store.protocol import CollectionInfo
@@ -42,6 +44,7 @@ class Searcher:
     makes of a query's vector one that the collection's can be compared with, where theirs were reduced. `results` keeps
     answers for as long as they are right, where there is one. `operation` is entered around each search that is made;
     an answer that was kept is none. `reranker` gives what puts the best candidates in order, if anything does.
+    `tuned` gives the weights that were fitted for a collection, which stand above those of the settings.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Searcher:
         settings: Settings,
         stream: Stream,
         clock: Clock,
+        tuned: Callable[[CollectionInfo], Fusion | None] = lambda _: None,
     ) -> None:
         self._collection = collection
         self._model_for = model_for
@@ -64,7 +68,7 @@ class Searcher:
         self._reranker = reranker
         self._operation = operation
         self._settings = settings
-        self._fusion = settings.fused()
+        self._tuned = tuned
         self._stream = stream
         self._clock = clock
 
@@ -114,6 +118,36 @@ class Searcher:
             answers.append(answer)
         return answers
 
+    def fusion(self, info: CollectionInfo) -> Fusion:
+        """How a hybrid search of that state of the collection weighs its sides."""
+        return self._tuned(info) or self._settings.fused()
+
+    def rank(self, text: str, ways: Sequence[Mode | Fusion], k: int) -> list[list[str]]:
+        """The ids of the `k` best documents by each of `ways`, of one state: a mode, or a hybrid fused as said.
+
+        Nothing is kept of it, nothing reranked, and no event tells of it. Raises what a hybrid `search` raises, and
+        `InvalidInput` where there is nothing to embed the question with.
+        """
+        info = self._collection.info()
+        query = checked(text, k=k, mode="hybrid", options={"rerank": False})
+        (asked,) = [query] if info is None else self._embedded([query], info)
+        with self._collection.snapshot() as snapshot:
+            if info is None or snapshot.info.fingerprint != info.fingerprint:
+                raise StoreError(f"collection {self._collection.name!r} was re-embedded meanwhile: ask again")
+            if asked.vector is None:
+                raise InvalidInput(
+                    f"collection {info.name!r} has no vectors of a model ({info.fingerprint}): questions can't be "
+                    f"compared with them; `embank reembed` it with one",
+                    fingerprint=info.fingerprint,
+                )
+            seen, found = remembering(snapshot), []
+            for way in ways:
+                mode: Mode = "hybrid" if isinstance(way, Fusion) else way
+                fusion = way if isinstance(way, Fusion) else self.fusion(info)
+                answer = self._answer(replace(asked, mode=mode), seen, Trace(self._clock), fusion)
+                found.append([hit.id for hit in answer.hits])
+            return found
+
     def _known(self, queries: Sequence[Query], info: CollectionInfo | None) -> tuple[list[bytes], dict[bytes, Answer]]:
         """A key for each query, and the answers that are kept."""
         if self._results is None or info is None:
@@ -155,7 +189,7 @@ class Searcher:
                     continue
                 answers = []
                 for query in asked:
-                    answers.append(self._answer(query, snapshot, trace))
+                    answers.append(self._answer(query, snapshot, trace, self.fusion(snapshot.info)))
                     trace = Trace(self._clock)
                 return snapshot.info, answers
 
@@ -201,7 +235,7 @@ class Searcher:
             )
         return replace(query, vector=vector)
 
-    def _answer(self, asked: Query, snapshot: Snapshot, trace: Trace) -> Answer:
+    def _answer(self, asked: Query, snapshot: Snapshot, trace: Trace, fusion: Fusion) -> Answer:
         own: Slots = np.empty(0, np.int64)
         if asked.like is None:
             query = self._narrowed(asked, snapshot.info)
@@ -218,7 +252,7 @@ class Searcher:
         if query.mode != "hybrid":  # nothing is fused: so many are only needed where documents have many passages
             depth = min(depth, _PER_DOCUMENT * reach)
         while True:
-            found = self._gather(query, snapshot, depth, trace)
+            found = self._gather(query, snapshot, depth, trace, fusion)
             good = eligible(found, query, snapshot, own=own)
             best = best_of_each(good, snapshot, wanted, per_document=query.per_document)
             low = query.min_score is not None and trace.rest < query.min_score
@@ -234,7 +268,7 @@ class Searcher:
                 best = diverse(best, snapshot.vectors(best.slots), query.k, diversity=query.diversity)
         return fetched(taken(best, slice(query.k)), query, snapshot, trace)
 
-    def _gather(self, query: Query, snapshot: Snapshot, depth: int, trace: Trace) -> Fused:
+    def _gather(self, query: Query, snapshot: Snapshot, depth: int, trace: Trace, fusion: Fusion) -> Fused:
         trace.depth = depth
         if query.mode == "lexical" or query.vector is None:
             with trace.step("lexical"):
@@ -252,7 +286,7 @@ class Searcher:
                     slots = candidates(dense, words)
                     similarity = snapshot.similarity(query.vector, slots)
                     most = ceiling(*snapshot.terms(query.text or ""))
-                    found = fuse(slots, similarity, words, fusion=self._fusion, depth=depth, ceiling=most)
+                    found = fuse(slots, similarity, words, fusion=fusion, depth=depth, ceiling=most)
         trace.found = found
         return found
 

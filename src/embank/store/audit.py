@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +24,30 @@ def record(connection: sqlite3.Connection, act: str, collection: str | None, *, 
     """Write one row, inside the transaction of the act; its number."""
     cursor = connection.execute(
         "INSERT INTO audit (at, act, collection, detail) VALUES (?, ?, ?, ?)",
-        (at, act, collection, json.dumps(detail, ensure_ascii=False)),
+        (at, act, collection, _encoded(detail)),
     )
     return int(cursor.lastrowid or 0)
 
 
 def amend(connection: sqlite3.Connection, number: int, **detail: Any) -> None:
     """Let the row of an act of several steps say what is done of it now; inside the transaction of the step."""
-    connection.execute("UPDATE audit SET detail = ? WHERE id = ?", (json.dumps(detail, ensure_ascii=False), number))
+    connection.execute("UPDATE audit SET detail = ? WHERE id = ?", (_encoded(detail), number))
 
 
 def read(connection: sqlite3.Connection, *, limit: int) -> list[AuditRow]:
     """The latest rows, newest first."""
     rows = connection.execute("SELECT at, act, collection, detail FROM audit ORDER BY id DESC LIMIT ?", (limit,))
     return [AuditRow(at, act, collection, json.loads(detail)) for at, act, collection, detail in rows]
+
+
+def _encoded(detail: dict[str, Any]) -> str:
+    return json.dumps(detail, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: object) -> list[Any] | dict[Any, Any]:
+    """What JSON has no word for in a filter: its sets of values, and mappings of other kinds."""
+    if isinstance(value, AbstractSet):
+        return list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} can't be put on record")

@@ -26,6 +26,7 @@ from embank.store.hot.hot import HotTier
 from embank.store.index.handle import CollectionIndex
 from embank.store.index.view import VectorView
 from embank.store.metric import Metric
+from embank.store.predicate import compile_where
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
 from embank.store.purge import OnPurgeProgress, Purger
 from embank.store.reports import CompactReport, PurgeReport
@@ -36,7 +37,7 @@ from embank.store.snapshot import Snapshot
 from embank.store.states import States
 from embank.store.sweep import Sweep
 from embank.store.views import LexicalView
-from embank.store.where import compile_where
+from embank.store.where import parse
 from embank.system.log import get_logger
 
 _log = get_logger(__name__)
@@ -120,6 +121,14 @@ class StoredCollection:
                 return []
             return documents.listing(connection, row, limit=limit, after=after, where=predicate)
 
+    def count(self, where: Mapping[str, Any] | None = None) -> int:
+        """How many documents there are, or match. Without a filter one row is read, whatever the size."""
+        predicate = None if where is None else compile_where(where)
+        with self._existing() as (connection, row):
+            if row is None or predicate is None:
+                return 0 if row is None else row.info.documents
+            return documents.count(connection, row, predicate)
+
     # --- changes ---
 
     def commit(self, batch: Batch, space: Space | None) -> int:
@@ -187,9 +196,8 @@ class StoredCollection:
 
     def purge(self, rule: Rule, *, dry_run: bool = False, on_progress: OnPurgeProgress | None = None) -> PurgeReport:
         """Delete the documents that `rule` says, in steps; with `dry_run` only tell which those are. On record."""
-        return Purger(self._shared, self.name, rule, refused=self._refused, on_progress=on_progress).run(
-            dry_run=dry_run
-        )
+        purger = Purger(self._shared, self.name, rule, refused=self._refused, on_progress=on_progress)
+        return purger.run(dry_run=dry_run)
 
     def protect(self, *, protected: bool) -> None:
         """Refuse, or allow again, every change of existing documents. On record."""
@@ -216,8 +224,8 @@ class StoredCollection:
     @contextmanager
     def snapshot(self, *, where: Mapping[str, Any] | None = None, lexical: bool = True) -> Iterator[Snapshot]:
         """One consistent state to search: documents, vectors, tombstones and words of the same sequence."""
-        predicate = None if where is None else compile_where(where)
-        with self._states.now(predicate, lexical=lexical) as snapshot:
+        condition = None if where is None else parse(where)
+        with self._states.now(condition, lexical=lexical) as snapshot:
             yield snapshot
 
     def sweep(self, root: str) -> Sweep:
@@ -360,14 +368,9 @@ class StoredCollection:
         )
 
     def _committed(self, batch: Batch, sequence: int, seconds: float) -> None:
+        count, chunks = len(batch.upserts) + len(batch.relabeled), len(batch.vectors)
         self._shared.stream.publish(
-            DocumentsCommitted(
-                collection=self.name,
-                sequence=sequence,
-                documents=len(batch.upserts) + len(batch.relabeled),
-                chunks=len(batch.vectors),
-                seconds=seconds,
-            )
+            DocumentsCommitted(collection=self.name, sequence=sequence, documents=count, chunks=chunks, seconds=seconds)
         )
 
     def _append(self, generation: Generation, row: Row, vectors: Float32 | Stored) -> None:

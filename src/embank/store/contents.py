@@ -11,7 +11,7 @@ from typing import Any
 from embank.records import Chunk, Document
 from embank.store import documents
 from embank.store.collections import Row
-from embank.store.where import Predicate
+from embank.store.predicate import Predicate
 
 
 @dataclass(frozen=True, slots=True)

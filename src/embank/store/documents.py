@@ -21,8 +21,8 @@ from embank.errors import InvalidInput
 from embank.records import Chunk, Document, Metadata
 from embank.store.around import reaches
 from embank.store.collections import Row
+from embank.store.predicate import Predicate
 from embank.store.protocol import Known, Passage, StoredDocument, Upsert
-from embank.store.where import Predicate
 
 MAX_METADATA_BYTES = 65_536
 MAX_ID_BYTES = 1_024
@@ -231,6 +231,13 @@ def matching_ids(connection: sqlite3.Connection, collection: int, where: Predica
     return [name for (name,) in connection.execute(sql, [collection, *where[1]])]
 
 
+def count(connection: sqlite3.Connection, row: Row, where: Predicate) -> int:
+    """How many documents the filter holds for."""
+    sql = f"SELECT COUNT(*) FROM documents WHERE collection = ? AND {where[0]}"  # noqa: S608 -- values are bound
+    (found,) = connection.execute(sql, [row.key, *where[1]]).fetchone()
+    return int(found)
+
+
 def matching_slots(connection: sqlite3.Connection, row: Row, where: Predicate) -> npt.NDArray[np.int64]:
     """Slots of the chunks whose documents match, ascending."""
     sql = (
@@ -242,6 +249,18 @@ def matching_slots(connection: sqlite3.Connection, row: Row, where: Predicate) -
     slots = _slots(rows)
     slots.sort()
     return slots
+
+
+def metadata_since(connection: sqlite3.Connection, row: Row, after: int) -> Iterator[tuple[int, str]]:
+    """(slot, metadata as JSON) of the passages of the documents that changed after the sequence `after`.
+
+    The passages of a document come one after another.
+    """
+    return connection.execute(
+        "SELECT slot, metadata FROM documents CROSS JOIN chunks ON chunks.document = documents.id "
+        "WHERE documents.collection = ? AND documents.sequence > ? AND chunks.collection = ?",
+        (row.key, after, row.slots_key),
+    )
 
 
 def buried_slots(connection: sqlite3.Connection, row: Row, *, after: int) -> npt.NDArray[np.int64]:

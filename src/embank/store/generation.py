@@ -12,14 +12,16 @@ import numpy as np
 
 from embank.errors import StoreError
 from embank.memory.governor import Registration
-from embank.store import documents
+from embank.store import documents, predicate
 from embank.store.codec import Stored
 from embank.store.collections import Row
+from embank.store.columns import Columns
 from embank.store.index.protocol import Float32, Index, Mask
 from embank.store.index.view import VectorView
 from embank.store.shared import Shared
 from embank.store.vectors import Rows, Segments
 from embank.store.views import LexicalView
+from embank.store.where import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Generation:
         self._vector_view: VectorView | None = None
         self._registrations: list[Registration] = []
         self._epoch = Epoch(0, None, None)
+        self._columns: Columns | None = None
 
     def append(self, row: Row, vectors: Float32) -> None:
         """Write `vectors` behind the mark of `row`, durably. For one writer at a time."""
@@ -80,6 +83,19 @@ class Generation:
                 dead[buried] = True
             self._epoch = Epoch(row.sequence, segments.rows(row.slots), dead)
             return self._epoch
+
+    def matching(self, connection: sqlite3.Connection, row: Row, epoch: Epoch, condition: Condition) -> Mask:
+        """Of which slots a filter is true, shape (row.slots,); of none that is dead."""
+        with self._guard:
+            if self._columns is None:
+                self._columns = self._shared.filter_columns(row)
+        found = self._columns.mask(connection, row, condition)
+        if found is None:
+            found = np.zeros(row.slots, np.bool_)
+            found[documents.matching_slots(connection, row, predicate.of(condition))] = True
+        elif epoch.dead is not None:
+            found &= ~epoch.dead[: row.slots]
+        return found
 
     def view(self, row: Row) -> LexicalView:
         """The lexical view, opened where it is not."""
@@ -117,6 +133,8 @@ class Generation:
                 self._view.close()
             if self._segments is not None:
                 self._segments.close()
+            if self._columns is not None:
+                self._columns.close()
             self._view, self._vector_view, self._registrations = None, None, []
             self._segments, self._epoch = None, Epoch(0, None, None)
 

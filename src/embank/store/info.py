@@ -94,17 +94,21 @@ def recorded(connection: sqlite3.Connection) -> list[tuple[int, CollectionInfo]]
 
 
 def glance(root: Path) -> tuple[BankStats, bool]:
-    """What the bank at `root` holds, without opening more than its database; and whether a re-embedding is begun.
+    """What the bank at `root` holds, without opening more than its database; and whether there is more to tell.
+
+    That is a re-embedding that is begun, or what was fitted for searches.
 
     Raises what `schema.check_format` raises, and SQLite's errors.
     """
     schema.check_format(root)
     with closing(connect(root / schema.DATABASE, read_only=True)) as connection, snapshot(connection):
         infos = tuple(info for _, info in recorded(connection))
-        begun = False
+        more = False
         if schema.has_table(connection, "generations"):
-            begun = connection.execute("SELECT 1 FROM generations WHERE state = 'filling'").fetchone() is not None
-    return BankStats(infos, disk_bytes(root)), begun
+            more = connection.execute("SELECT 1 FROM generations WHERE state = 'filling'").fetchone() is not None
+        if schema.has_table(connection, "tunings"):
+            more = more or connection.execute("SELECT 1 FROM tunings").fetchone() is not None
+    return BankStats(infos, disk_bytes(root)), more
 
 
 def disk_bytes(root: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embank.store.index.protocol import Mask, Neighbors
+from embank.store.index.protocol import Mask, Neighbors, Slots
 
 if TYPE_CHECKING:
     import tantivy
@@ -35,6 +35,10 @@ _PADDED = 1_024
 """What was found is brought to as many as were asked for, up to so many: numpy keeps freed arrays of each length below
 a kilobyte for ever, and lengths that are other ones with every search add up to a megabyte within thousands."""
 _ANALYZER = "embank_english_1"
+
+_NAMED_ROWS = 2_048
+"""Where a filter leaves so few passages, the query names them: 1,200 take 9 ms, while finding the best hundred of them
+by filtering the best of 117,659 took 45."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +234,29 @@ class LexicalSearcher:
             if kept >= k or len(hits) < limit:
                 order = np.lexsort((slots, -scores, ~keep))[: min(kept, k)]
                 return Neighbors(slots[order], scores[order])
-            limit *= 4
+            if allowed is None:
+                limit *= 4
+                continue
+            places = np.flatnonzero(allowed[:below])
+            if not len(places):
+                return _none()
+            if len(places) <= _NAMED_ROWS:
+                query, limit = self._among(query, places), k
+            else:  # as many as will be filtered away, were what is allowed no likelier to match than the rest
+                limit = max(4 * limit, int(1.5 * k * below / len(places)))
+
+    def _among(self, query: tantivy.Query, slots: Slots) -> tantivy.Query:
+        """The query, of the passages at `slots` alone; scores stay as they are."""
+        import tantivy
+
+        named = tantivy.Query.boolean_query([(tantivy.Occur.Should, self._at(slot)) for slot in slots.tolist()])
+        unscored = tantivy.Query.const_score_query(named, 0.0)
+        return tantivy.Query.boolean_query([(tantivy.Occur.Must, unscored), (tantivy.Occur.Must, query)])
+
+    def _at(self, slot: int) -> tantivy.Query:
+        import tantivy
+
+        return tantivy.Query.term_query(self._schema, "slot", slot, "basic")
 
 
 def _none() -> Neighbors:

@@ -10,10 +10,12 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+from embank.cache.weighed import WeighedCache
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.store import audit, collections, manifest, migration, schema
 from embank.store.collection import StoredCollection
+from embank.store.columns import Column
 from embank.store.database import Database, translated_errors
 from embank.store.hot.settings import Settings as HotSettings
 from embank.store.index.backend import backend
@@ -72,8 +74,12 @@ class LocalStore:
             with self.database.reading() as connection:
                 migration.check_readable(root, connection)
                 bank = schema.bank_id(connection)
+            columns: WeighedCache[Column] = WeighedCache(
+                "filter columns", _columns_bytes(settings, governor), governor=governor, clock=clock, stream=stream
+            )
+            opened.callback(columns.close)
             self._shared = Shared(
-                bank, self.database, settings, stream, files, clock, governor, index, ask, hot or HotSettings()
+                bank, self.database, settings, stream, files, clock, governor, index, ask, hot or HotSettings(), columns
             )
             if not read_only:
                 for info in self.collections():  # where a compaction, or the removal of replaced vectors, was cut short
@@ -112,6 +118,13 @@ class LocalStore:
         with self._closing:
             for collection in open_ones:
                 collection.close()
+
+
+def _columns_bytes(settings: Settings, governor: Governor | None) -> int:
+    """What columns may hold. Without a governor there is no budget to take a share of: a share is no limit."""
+    if not settings.filter_columns:
+        return 0
+    return settings.filter_columns_limit.resolve(1 << 62 if governor is None else governor.budget_bytes)
 
 
 def _lock(root: Path, files: Files) -> WriterLock:

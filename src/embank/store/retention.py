@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from embank.errors import InvalidInput
 from embank.store.collections import Row
-from embank.store.where import compile_where, metadata_path
+from embank.store.predicate import compile_where
+from embank.store.where import metadata_path
 
 Chosen = npt.NDArray[Any]
 """shape (n,), fields `document` (its row id) and `sequence` (of its last change), int64: 16 bytes a document."""

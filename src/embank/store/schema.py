@@ -34,6 +34,8 @@ CREATE TABLE documents (
     origin TEXT, sequence INTEGER NOT NULL, added REAL NOT NULL, changed REAL NOT NULL, metadata TEXT NOT NULL,
     text TEXT NOT NULL, UNIQUE (collection, name));
 CREATE INDEX documents_by_origin ON documents (collection, root, origin) WHERE root IS NOT NULL;
+-- Banks of before had it with format 2 only; without it, what changed lately is found by reading all rows.
+CREATE INDEX documents_by_sequence ON documents (collection, sequence);
 
 -- A passage is text[start:end] of its document and the vector at its slot. Slots grow with the sequence.
 CREATE TABLE chunks (

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from embank.config import Section
 from embank.store.codec import Dtype
+from embank.system.size import Size
 
 
 class Settings(Section):
@@ -20,6 +21,12 @@ class Settings(Section):
     )
     compact_least: int = Field(
         default=10_000, ge=1, description="and from this number of them on: fewer cost a search next to nothing"
+    )
+    filter_columns: bool = Field(
+        default=True, description="keep the metadata that filters of searches ask for in memory, by key"
+    )
+    filter_columns_limit: Size = Field(
+        default=Size("5%"), description="the most that it takes; a filter that needs more is answered by SQL, slower"
     )
     lexical_writer_bytes: int = Field(
         default=15_000_000, ge=15_000_000, description="heap of the lexical writer; the library's least is 15 MB"

@@ -7,11 +7,13 @@ import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embank.cache.weighed import WeighedCache
 from embank.errors import BankDamaged, EmbankError
 from embank.events.stream import Stream
 from embank.memory.governor import Governor, Registration
 from embank.store import migration
 from embank.store.collections import Row
+from embank.store.columns import Column, Columns
 from embank.store.database import Database
 from embank.store.hot.accesses import Accesses
 from embank.store.hot.settings import Settings as HotSettings
@@ -48,6 +50,7 @@ class Shared:
     index: IndexSettings
     ask: Ask | None = None
     hot: HotSettings = field(default_factory=HotSettings)
+    columns: WeighedCache[Column] = field(default_factory=lambda: WeighedCache("filter columns", 0))
 
     def bring_format(self, number: int, writer: sqlite3.Connection) -> None:
         """Bring the bank to the format that an act needs, which is on record itself; outside any transaction."""
@@ -86,6 +89,10 @@ class Shared:
             step_rows=self.settings.lexical_rows,
             writer_bytes=writer_bytes,
         )
+
+    def filter_columns(self, row: Row) -> Columns:
+        """What filters over a generation of a collection ask for, in memory."""
+        return Columns(self.columns, f"{row.slots_key} {row.info.created!r}", clock=self.clock)
 
     def vector_view(self, row: Row, state: State) -> VectorView:
         """The vector index of a collection, as a writer or as a reader."""

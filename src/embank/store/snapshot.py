@@ -17,9 +17,9 @@ from embank.store.generation import Epoch
 from embank.store.index.exact import ExactIndex
 from embank.store.index.protocol import Float32, Index, Mask, Neighbors, Slots
 from embank.store.index.rescored import RescoredIndex
+from embank.store.predicate import Predicate
 from embank.store.protocol import Passage
 from embank.store.views import Picture
-from embank.store.where import Predicate
 
 
 @dataclass(frozen=True, slots=True)

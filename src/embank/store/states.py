@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import numpy as np
-
 from embank.errors import BankDamaged, CollectionNotFound, StoreError
-from embank.store import collections, documents
+from embank.store import collections
 from embank.store.collections import Row
 from embank.store.generation import Epoch, Generation, OpenGenerations
 from embank.store.hot.hot import HotTier
@@ -19,7 +17,7 @@ from embank.store.metric import Metric
 from embank.store.shared import Shared
 from embank.store.snapshot import Snapshot
 from embank.store.views import Picture
-from embank.store.where import Predicate
+from embank.store.where import Condition
 
 _MAX_RETRIES = 100
 
@@ -43,7 +41,7 @@ class States:
         self._wanted = wanted
 
     @contextmanager
-    def now(self, predicate: Predicate | None, *, lexical: bool) -> Iterator[Snapshot]:
+    def now(self, condition: Condition | None, *, lexical: bool) -> Iterator[Snapshot]:
         """Documents, vectors, tombstones and, with `lexical`, words of the same sequence."""
         for _ in range(_MAX_RETRIES):
             with self._database.reading() as connection:
@@ -59,7 +57,10 @@ class States:
                     if seen is None:
                         continue
                     epoch, picture = seen
-                    allowed = _allowed(connection, row, epoch, predicate)
+                    if condition is not None:
+                        allowed: Mask | None = generation.matching(connection, row, epoch, condition)
+                    else:
+                        allowed = None if epoch.dead is None else ~epoch.dead
                     index = partial(generation.index, row, epoch)
                     hot = partial(self._from_hot, generation, row, allowed) if self._hot.answers else None
                     yield Snapshot(row, connection, epoch, picture, allowed=allowed, index=index, hot=hot)
@@ -100,11 +101,3 @@ class States:
         with self._database.reading() as connection:
             now = collections.find(connection, self._name)
         return now is None or now.info.generation != row.info.generation
-
-
-def _allowed(connection: sqlite3.Connection, row: Row, epoch: Epoch, predicate: Predicate | None) -> Mask | None:
-    if predicate is not None:
-        allowed = np.zeros(row.slots, np.bool_)
-        allowed[documents.matching_slots(connection, row, predicate)] = True
-        return allowed
-    return None if epoch.dead is None else ~epoch.dead

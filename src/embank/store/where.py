@@ -1,152 +1,253 @@
-"""The `where` filter over metadata, compiled to SQL with every value bound.
+"""The `where` filter, as it is written and what it means: a mapping of plain values, parsed and checked.
 
     {"year": 2024}                                    the same as {"year": {"$eq": 2024}}
     {"year": {"$gte": 2020, "$lt": 2024}}             several operators on a key: all must hold
-    {"$or": [{"lang": "en"}, {"lang": {"$in": ["de", "fr"]}}]}
+    {"lang": {"$in": ["de", "fr"]}}                   one of these; `$nin`: none of these
+    {"tags": {"$contains": "water"}}                  a list that has this member, or a string with this in it
+    {"year": {"$exists": true}}                       the key is there, whatever is under it, null too
+    {"author": {"name": "Ada"}}                       the key `name` of the mapping under `author`
+    {"#document": {"$contains": "silt"}}              the document's text, as in Chroma; `#id` is its id
+    {"$or": [{"lang": "en"}, {"$not": {"year": {"$lt": 2000}}}]}
 
-Values are compared with values of their own type only: a number never equals a string, `true` never equals 1. A key
-that a document lacks satisfies `$ne` and `$nin` and nothing else.
+Values are compared with values of their own type only: a number never equals a string, `true` never equals 1, and a
+list or a mapping equals nothing: `$contains` asks for a list's members. Strings are compared by code points, upper and
+lower case differ. `$ne`, `$nin`, `$not_contains` and `$not` are true of exactly what `$eq`, `$in`, `$contains` and the
+filter inside are not, so also of documents that lack the key; all other operators are false of those. A dot in a key is
+a part of it.
+
+`Every`, `Some`, `Not` and `Clause` are what a filter is parsed to; `predicate` makes SQL of them, and `columns`
+evaluates them over values in memory.
 """
 
 from __future__ import annotations
 
-import json
+import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from embank.errors import InvalidInput
 
 MAX_DEPTH = 16
 MAX_CLAUSES = 1_000
+MAX_LISTED = 1_000_000
 
-_COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", "$and", "$or")
+Scalar = str | int | float | bool | None
 
-Predicate = tuple[str, list[Any]]
-"""An SQL expression over the column `metadata`, never NULL, and the values to bind."""
+ID, TEXT = "#id", "#document"
+"""In place of a key: the document's id, and its text."""
+
+ORDERED = ("$gt", "$gte", "$lt", "$lte")
+_NEGATED = {"$ne": "$eq", "$nin": "$in", "$not_contains": "$contains"}
+_OPERATORS = ("$eq", "$ne", *ORDERED, "$in", "$nin", "$contains", "$not_contains", "$exists", "$not")
+_GROUPS = ("$and", "$or", "$not")
+_OF_TEXT = ("$contains", "$not_contains", "$not")
+_OF_ID = ("$eq", "$ne", "$in", "$nin", *ORDERED, "$contains", "$not_contains", "$not")
 
 
-def compile_where(where: Mapping[str, Any]) -> Predicate:
-    """The predicate for a filter; `InvalidInput` names the part that is wrong."""
-    budget = [MAX_CLAUSES]
-    return _mapping(where, 0, budget)
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """What must hold of the value at `path` (keys, outermost first; or `ID` or `TEXT` alone).
+
+    `operator` is `$eq`, `$in`, `$contains`, `$exists` or one of `ORDERED`. `value` is a scalar, for `$in` a tuple of
+    them, for `$exists` always true. Numbers beyond 64 bits are floats: so SQLite reads them back, too.
+    """
+
+    path: tuple[str, ...]
+    operator: str
+    value: Scalar | tuple[Scalar, ...]
 
 
-def _mapping(where: object, depth: int, budget: list[int]) -> Predicate:
-    if not isinstance(where, Mapping) or not where:
-        raise InvalidInput(f'where: {where!r} is not a filter: give a mapping such as {{"year": {{"$gte": 2020}}}}')
+@dataclass(frozen=True, slots=True)
+class Every:
+    """All of `parts`, which are at least one, must hold."""
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """At least one of `parts` must hold."""
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """`part` must not hold."""
+
+    part: Condition
+
+
+Condition = Clause | Every | Some | Not
+
+
+def parse(where: Mapping[str, Any]) -> Condition:
+    """What a filter says; `InvalidInput` names the part that is wrong and what would be right."""
+    return _Parser().filter(where, 0)
+
+
+def clauses(condition: Condition) -> list[Clause]:
+    """Every clause in it."""
+    if isinstance(condition, Clause):
+        return [condition]
+    if isinstance(condition, Not):
+        return clauses(condition.part)
+    return [clause for part in condition.parts for clause in clauses(part)]
+
+
+def metadata_path(*keys: str, what: str = "where") -> str:
+    """Where SQLite's JSON functions find a value of the metadata; `what` begins the message of `InvalidInput`."""
+    for key in keys:
+        if any(character in '"\\' or character < " " for character in key):
+            raise InvalidInput(f"{what}: the key {key!r} holds a quote, a backslash or a control character: rename it")
+    return "$" + "".join(f'."{key}"' for key in keys)
+
+
+class _Parser:
+    """Of one filter."""
+
+    def __init__(self) -> None:
+        self._left = MAX_CLAUSES
+
+    def filter(self, where: object, depth: int) -> Condition:
+        """A mapping of keys to conditions, and of `$and`, `$or`, `$not` to filters."""
+        if not isinstance(where, Mapping) or not where:
+            raise InvalidInput(f'where: {where!r} is not a filter: give a mapping such as {{"year": {{"$gte": 2020}}}}')
+        _check_depth(depth)
+        parts: list[Condition] = []
+        for key, value in where.items():
+            if key in ("$and", "$or"):
+                parts.append(self._group(key, value, depth))
+            elif key == "$not":
+                parts.append(Not(self.filter(value, depth + 1)))
+            elif not isinstance(key, str) or key.startswith("$"):
+                raise InvalidInput(f"where: {key!r} is not a key or one of {', '.join(_GROUPS)}{_stray(key)}")
+            else:
+                parts += self._key((key,), value, depth)
+        return _every(parts)
+
+    def _group(self, operator: str, members: object, depth: int) -> Condition:
+        if not isinstance(members, list | tuple) or not members:
+            raise InvalidInput(f"where: {operator} takes a list of filters that is not empty, not {members!r}")
+        parts = tuple(self.filter(member, depth + 1) for member in members)
+        if len(parts) == 1:
+            return parts[0]
+        return Every(parts) if operator == "$and" else Some(parts)
+
+    def _key(self, path: tuple[str, ...], condition: object, depth: int) -> list[Condition]:
+        metadata_path(*path)
+        _check_depth(depth)
+        if not isinstance(condition, Mapping):
+            condition = {"$eq": condition}
+        if not condition:
+            raise InvalidInput(f"where: {_named(path)} has no condition")
+        parts: list[Condition] = []
+        for operator, value in condition.items():
+            if isinstance(operator, str) and not operator.startswith("$") and path[0] not in (ID, TEXT):
+                if f"${operator}" in _OPERATORS and not isinstance(value, Mapping):
+                    raise InvalidInput(
+                        f"where: {operator!r} on {_named(path)}: write '${operator}', or {{{operator!r}: {{'$eq': "
+                        f"{value!r}}}}} where a key of that name is meant"
+                    )
+                parts += self._key((*path, operator), value, depth + 1)
+            else:
+                parts.append(self._compare(path, operator, value, depth))
+        return parts
+
+    def _compare(self, path: tuple[str, ...], operator: object, value: object, depth: int) -> Condition:
+        known = {TEXT: _OF_TEXT, ID: _OF_ID}.get(path[0], _OPERATORS)
+        if operator not in known:
+            raise InvalidInput(
+                f"where: {operator!r} on {_named(path)} is not known{_nearest(operator, known)}; "
+                f"there are {', '.join(known)}"
+            )
+        if operator == "$not":
+            if not isinstance(value, Mapping):
+                raise InvalidInput(
+                    f"where: $not on {_named(path)} takes conditions such as {{'$gte': 2020}}, not {value!r}; "
+                    f"$ne is for a value"
+                )
+            return Not(_every(self._key(path, value, depth + 1)))
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidInput(f"where: more than {MAX_CLAUSES} conditions; use $in for a list of values")
+        operator = str(operator)
+        if operator == "$exists":
+            if not isinstance(value, bool):
+                raise InvalidInput(f"where: $exists on {_named(path)} takes true or false, not {value!r}")
+            clause = Clause(path, "$exists", True)
+            return clause if value else Not(clause)
+        plain = _NEGATED.get(operator, operator)
+        clause = Clause(path, plain, self._value(path, operator, value))
+        return clause if plain == operator else Not(clause)
+
+    def _value(self, path: tuple[str, ...], operator: str, value: object) -> Scalar | tuple[Scalar, ...]:
+        if operator in ("$in", "$nin"):
+            if not isinstance(value, list | tuple | set | frozenset):
+                raise InvalidInput(f"where: {operator} on {_named(path)} takes a list of values, not {value!r}")
+            if len(value) > MAX_LISTED:
+                raise InvalidInput(f"where: {operator} on {_named(path)} takes at most {MAX_LISTED:,} values")
+            return tuple(_scalar(path, member) for member in value)
+        if operator in ORDERED and (value is None or isinstance(value, bool)):
+            raise InvalidInput(f"where: {operator} on {_named(path)} takes a number or a string, not {value!r}")
+        if path[0] in (ID, TEXT) and not isinstance(value, str):
+            raise InvalidInput(f"where: {operator} on {_named(path)} takes a string, not {value!r}")
+        return _scalar(path, value)
+
+
+def _every(parts: list[Condition]) -> Condition:
+    return parts[0] if len(parts) == 1 else Every(tuple(parts))
+
+
+def _check_depth(depth: int) -> None:
     if depth > MAX_DEPTH:
         raise InvalidInput(f"where: nested deeper than {MAX_DEPTH} levels")
-    parts = []
-    for key, value in where.items():
-        if key in ("$and", "$or"):
-            parts.append(_group(key, value, depth, budget))
-        elif not isinstance(key, str) or key.startswith("$"):
-            raise InvalidInput(f"where: {key!r} is not a key or one of $and, $or")
-        else:
-            parts.append(_key(key, value, budget))
-    return _join(parts, "AND")
 
 
-def _group(operator: str, members: object, depth: int, budget: list[int]) -> Predicate:
-    if not isinstance(members, list | tuple) or not members:
-        raise InvalidInput(f"where: {operator} takes a list of filters that is not empty, not {members!r}")
-    parts = [_mapping(member, depth + 1, budget) for member in members]
-    return _join(parts, "AND" if operator == "$and" else "OR")
+def _named(path: tuple[str, ...]) -> str:
+    return " in ".join(map(repr, reversed(path)))
 
 
-def _join(parts: list[Predicate], word: str) -> Predicate:
-    if len(parts) == 1:
-        return parts[0]
-    return "(" + f" {word} ".join(sql for sql, _ in parts) + ")", [value for _, values in parts for value in values]
+def _nearest(operator: object, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(operator), known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
-def metadata_path(key: str, *, what: str = "where") -> str:
-    """Where SQLite's JSON functions find a key of the metadata; `what` begins the message of `InvalidInput`."""
-    if any(character in '"\\' or character < " " for character in key):
-        raise InvalidInput(f"{what}: the key {key!r} holds a quote, a backslash or a control character: rename it")
-    return f'$."{key}"'
+def _stray(key: object) -> str:
+    if key in _OPERATORS:
+        return f": operators stand under a key, as in {{'year': {{{key!r}: …}}}}"
+    return _nearest(key, _GROUPS)
 
 
-def _key(key: str, condition: object, budget: list[int]) -> Predicate:
-    path = metadata_path(key)
-    if not isinstance(condition, Mapping):
-        condition = {"$eq": condition}
-    if not condition:
-        raise InvalidInput(f"where: {key!r} has no condition")
-    budget[0] -= len(condition)
-    if budget[0] < 0:
-        raise InvalidInput(f"where: more than {MAX_CLAUSES} conditions; use $in for a list of values")
-    return _join([_compare(key, path, operator, value) for operator, value in condition.items()], "AND")
-
-
-def _compare(key: str, path: str, operator: object, value: object) -> Predicate:
-    if operator == "$eq":
-        return _equal(key, path, value)
-    if operator == "$ne":
-        sql, values = _equal(key, path, value)
-        return f"NOT {sql}", values
-    if operator in _COMPARISONS:
-        return _order(key, path, str(operator), value)
-    if operator in ("$in", "$nin"):
-        sql, values = _member(key, path, str(operator), value)
-        return (sql if operator == "$in" else f"NOT {sql}"), values
-    raise InvalidInput(f"where: {operator!r} on {key!r} is not known; there are {', '.join(_OPERATORS)}")
-
-
-def _equal(key: str, path: str, value: object) -> Predicate:
-    if value is None:
-        return "IFNULL(json_type(metadata, ?) = 'null', 0)", [path]
-    if isinstance(value, bool):
-        return "IFNULL(json_type(metadata, ?) = ?, 0)", [path, "true" if value else "false"]
-    types, bound = _typed(key, value)
-    return f"IFNULL(json_type(metadata, ?) IN {types} AND json_extract(metadata, ?) = ?, 0)", [path, path, bound]
-
-
-def _order(key: str, path: str, operator: str, value: object) -> Predicate:
+def _scalar(path: tuple[str, ...], value: object) -> Scalar:
     if value is None or isinstance(value, bool):
-        raise InvalidInput(f"where: {operator} on {key!r} takes a number or a string, not {value!r}")
-    types, bound = _typed(key, value)
-    sql = f"json_type(metadata, ?) IN {types} AND json_extract(metadata, ?) {_COMPARISONS[operator]} ?"
-    return f"IFNULL({sql}, 0)", [path, path, bound]
-
-
-def _member(key: str, path: str, operator: str, value: object) -> Predicate:
-    if not isinstance(value, list | tuple | set | frozenset):
-        raise InvalidInput(f"where: {operator} on {key!r} takes a list of values, not {value!r}")
-    parts: list[Predicate] = []
-    numbers: list[str | int | float] = []
-    texts: list[str | int | float] = []
-    for member in value:
-        if member is None or isinstance(member, bool):
-            part = _equal(key, path, member)
-            if part not in parts:
-                parts.append(part)
-        else:
-            types, bound = _typed(key, member)
-            (texts if types == "('text')" else numbers).append(bound)
-    for types, members in (("('integer','real')", numbers), ("('text')", texts)):
-        if members:
-            # One bound value whatever the list's length: SQLite limits the number of parameters.
-            kind = f"json_type(metadata, ?) IN {types}"
-            sql = f"{kind} AND json_extract(metadata, ?) IN (SELECT value FROM json_each(?))"  # noqa: S608 -- bound
-            parts.append((f"IFNULL({sql}, 0)", [path, path, json.dumps(members, ensure_ascii=False)]))
-    return _join(parts, "OR") if parts else ("0", [])
-
-
-def _typed(key: str, value: object) -> tuple[str, str | int | float]:
+        return value
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise InvalidInput(f"where: the value of {key!r} is not valid Unicode: {value!r}") from error
+            raise InvalidInput(f"where: the value of {_named(path)} is not valid Unicode: {value!r}") from error
         if "\0" in value:  # SQLite's JSON functions end a string there
-            raise InvalidInput(f"where: the value of {key!r} holds a NUL character, which can't be compared")
-        return "('text')", value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise InvalidInput(f"where: {key!r} is compared with {value!r}; give a finite number")
-        # Metadata beyond 64 bits is read back by SQLite as a float, too.
-        return "('integer','real')", value if -(2**63) <= value < 2**63 else float(value)
-    raise InvalidInput(f"where: {key!r} is compared with {value!r}; give a string, a number, true, false or null")
+            raise InvalidInput(f"where: the value of {_named(path)} holds a NUL character, which can't be compared")
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return int(value)
+    if isinstance(value, int | float):
+        number = as_float(value)
+        if not math.isfinite(number):
+            raise InvalidInput(f"where: {_named(path)} is compared with {value!r}; give a finite number")
+        return number
+    hint = "; $in asks for one of several values, $contains for a list's member" if isinstance(value, list) else ""
+    raise InvalidInput(
+        f"where: {_named(path)} is compared with {value!r}; give a string, a number, true, false or null{hint}"
+    )
+
+
+def as_float(value: float) -> float:
+    """As SQLite reads a number that is beyond 64 bits: infinite where it is beyond what a float holds."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -20,9 +20,9 @@ from embank.memory.governor import Governor
 from embank.memory.priority import bulk_work
 from embank.store.collection import StoredCollection
 from embank.store.contents import Content
+from embank.store.predicate import compile_where
 from embank.store.protocol import CollectionInfo
 from embank.store.snapshot import Snapshot
-from embank.store.where import compile_where
 from embank.system.arrow import require
 from embank.system.clock import Clock
 from embank.system.files import Files
