@@ -25,7 +25,8 @@ class Answer:
 
 def encode(answer: Answer) -> bytes:
     """Its form in the cache."""
-    return marshal.dumps((answer.degraded, answer.explained, [_fields(hit) for hit in answer.hits]))
+    explained = None if answer.explained is None else dict(answer.explained)
+    return marshal.dumps((answer.degraded, explained, [_fields(hit) for hit in answer.hits]))
 
 
 def decode(content: bytes) -> Answer:

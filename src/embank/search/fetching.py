@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from embank.records import Hit
 from embank.search.answer import Answer
@@ -49,7 +48,12 @@ def fetched(best: Fused, query: Query, snapshot: Snapshot, trace: Trace) -> Answ
     )
 
 
-def _scores(best: Fused, place: int, query: Query, *, reranked: bool) -> Mapping[str, Any]:
-    parts = {"dense": float(best.dense[place]), "lexical": float(best.lexical[place])}
-    scores = parts if query.mode == "hybrid" else {query.mode: parts[query.mode]}
-    return {**scores, "reranked": float(best.score[place])} if reranked else scores
+def _scores(best: Fused, place: int, query: Query, *, reranked: bool) -> Mapping[str, float]:
+    scores: dict[str, float] = {}
+    if query.mode != "lexical":
+        scores["dense"] = float(best.dense[place])
+    if query.mode != "dense":
+        scores["lexical"] = float(best.lexical[place])
+    if reranked:
+        scores["reranked"] = float(best.score[place])
+    return scores
