@@ -40,12 +40,11 @@ def fetched(best: Fused, query: Query, snapshot: Snapshot, trace: Trace) -> Answ
             wanted = frozenset(snapshot.words((query.text or "")[:MAX_QUERY_CHARACTERS]))
             hits = [replace(hit, highlights=spans(hit.text, wanted, snapshot.words)) for hit in hits]
     if not query.explain:
-        return Answer(hits, snapshot.degraded)
+        return Answer(hits, query.mode, snapshot.degraded)
     search = of_search(trace, query, snapshot, weights=getattr(best, "weights", None))
     told = of_hits(trace, best, search)
-    return Answer(
-        [replace(hit, explained=each) for hit, each in zip(hits, told, strict=True)], snapshot.degraded, search
-    )
+    hits = [replace(hit, explained=each) for hit, each in zip(hits, told, strict=True)]
+    return Answer(hits, query.mode, snapshot.degraded, search)
 
 
 def _scores(best: Fused, place: int, query: Query, *, reranked: bool) -> Mapping[str, float]:

@@ -80,7 +80,7 @@ class Searcher:
             answer, cached = find()[1], False
         else:
             answer, cached = self._results.answer(self._results.key(query, info, self._settings), info, find)
-        self._answered(query, answer, self._clock.monotonic() - started, cached=cached)
+        self._answered(answer, self._clock.monotonic() - started, cached=cached)
         return answer
 
     def search_many(self, queries: Sequence[Query]) -> list[Answer]:
@@ -107,9 +107,9 @@ class Searcher:
                     self._results.keep(key, of, answer, seconds)
         answers = []
         share = (self._clock.monotonic() - started) / len(queries)
-        for key, query in zip(keys, queries, strict=True):
+        for key in keys:
             answer = kept[key] if key in kept else made[key]
-            self._answered(query, answer, share, cached=key in kept)
+            self._answered(answer, share, cached=key in kept)
             answers.append(answer)
         return answers
 
@@ -121,11 +121,11 @@ class Searcher:
         found = {key: self._results.find(key, info) for key in dict.fromkeys(keys)}
         return keys, {key: answer for key, answer in found.items() if answer is not None}
 
-    def _answered(self, query: Query, answer: Answer, seconds: float, *, cached: bool) -> None:
+    def _answered(self, answer: Answer, seconds: float, *, cached: bool) -> None:
         self._stream.publish(
             SearchAnswered(
                 collection=self._collection.name,
-                mode=query.mode,
+                mode=answer.mode,
                 hits=len(answer.hits),
                 seconds=seconds,
                 cached=cached,
