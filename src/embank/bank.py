@@ -351,9 +351,9 @@ def open_bank(
     """Open the bank at `path`, creating it if missing.
 
     `memory` is the budget: bytes, "512MB" or "60%". `model` names a model or a model's folder, or is an object that
-    follows `Model`; `reranker` likewise, of `embank.search.rerank.Reranker`. `read_only` opens an existing bank beside
-    a process that writes it. `own_process`: the process exists for Embank alone, so that the budget holds for all of
-    it. `flags` are further settings by their keys.
+    follows `Model`; `reranker` likewise (`embank.search.rerank`). `read_only` opens an existing bank beside a process
+    that writes it. `own_process`: the process exists for Embank alone, so that the budget holds for all of it. `flags`
+    are further settings by their keys.
     """
     named = model if isinstance(model, str) else None
     ranking = reranker if isinstance(reranker, str) else None

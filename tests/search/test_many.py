@@ -53,7 +53,7 @@ def test_what_is_not_known_yet_is_embedded_in_one_batch(tmp_path: Path) -> None:
             notes.search_many(QUESTIONS)
             told = [event.cached for event in events.drain() if isinstance(event, SearchAnswered)]
     assert model.batches == [["silt in rivers", "Schlamm", "nothing of the kind"]]
-    assert told == [False, True, False, True, False]
+    assert told == [False, True, False, True, False]  # one was known, and one is asked twice
 
 
 def test_vectors_stand_in_for_words(bank: Bank) -> None:
@@ -63,6 +63,22 @@ def test_vectors_stand_in_for_words(bank: Bank) -> None:
     assert set(hits[0][0].scores) == {"dense"}
     with pytest.raises(InvalidInput):
         bank.collection("notes").search_many(["rivers"], vectors=np.ones((1, 3)))
+
+
+def test_words_beside_vectors_alone_are_searched_as_ever(bank: Bank) -> None:
+    notes = bank.collection("notes")
+    rows = HashModel().embed(["rivers", "mountains", "silt"])
+    many = notes.search_many(["", "mountains", "silt"], vectors=rows)
+    assert set(many[0][0].scores) == {"dense"}
+    assert many[1] == notes.search("mountains", vector=rows[1])
+    assert many[2][0].scores["lexical"] > 0
+
+
+def test_who_asks_twice_gets_two_answers(bank: Bank) -> None:
+    one, other = bank.collection("notes").search_many(["rivers", "rivers"], highlight=True, explain=True)
+    assert [hit.id for hit in one] == [hit.id for hit in other]
+    one.clear()
+    assert len(other) == 3
 
 
 def test_none_are_answered_with_none_and_nowhere_is_told(bank: Bank) -> None:

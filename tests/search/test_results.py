@@ -222,3 +222,14 @@ def test_beside_a_writer_no_search_misses_what_was_acknowledged_before_it(bank: 
     assert problems == []
     assert stats(bank).hits > 0
     assert stats(bank).stale > 0
+
+
+def test_the_mode_that_answered_is_told_also_of_what_was_kept(tmp_path: Path) -> None:
+    with embank.open(tmp_path / "bank", model=HashModel()) as bank:
+        notes = bank.collection("notes")
+        notes.add([{"id": "a", "text": "rivers"}], vectors=np.ones((1, 4)))
+        with bank.events.subscribe(kinds=[SearchAnswered]) as events:
+            for _ in range(2):
+                notes.search("rivers")  # there is no model for such vectors: words alone
+            told = [(event.mode, event.cached) for event in events.drain() if isinstance(event, SearchAnswered)]
+    assert told == [("lexical", False), ("lexical", True)]

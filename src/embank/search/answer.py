@@ -12,31 +12,36 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from embank.records import Hit
+from embank.search.settings import Mode
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits, best first. `explained` is what holds for all of them, where it was asked for."""
+    """Hits, best first, and the mode they were found by: words alone where there is nothing else to go by.
+
+    `explained` is what holds for all of them, where it was asked for.
+    """
 
     hits: list[Hit]
+    mode: Mode
     degraded: bool = False
     explained: Mapping[str, Any] | None = None
 
 
 def encode(answer: Answer) -> bytes:
     """Its form in the cache."""
-    plain: Any = (answer.degraded, answer.explained, [_fields(hit) for hit in answer.hits])
-    return marshal.dumps(plain)
+    explained = None if answer.explained is None else dict(answer.explained)
+    return marshal.dumps((answer.mode, answer.degraded, explained, [_fields(hit) for hit in answer.hits]))
 
 
 def decode(content: bytes) -> Answer:
     """What `encode` made of an answer, as a new one. What is explained says that it comes from the cache."""
-    degraded, explained, rows = marshal.loads(content)  # noqa: S302 -- our own bytes: see the module
+    mode, degraded, explained, rows = marshal.loads(content)  # noqa: S302 -- our own bytes: see the module
     hits = [Hit(*row) for row in rows]
     if explained is not None:
         explained["cached"] = True
         hits = [replace(hit, explained={**(hit.explained or {}), "search": explained}) for hit in hits]
-    return Answer(hits, degraded, explained)
+    return Answer(hits, mode, degraded, explained)
 
 
 def _fields(hit: Hit) -> tuple[object, ...]:

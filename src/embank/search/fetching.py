@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from embank.records import Hit
 from embank.search.answer import Answer
@@ -41,15 +40,19 @@ def fetched(best: Fused, query: Query, snapshot: Snapshot, trace: Trace) -> Answ
             wanted = frozenset(snapshot.words((query.text or "")[:MAX_QUERY_CHARACTERS]))
             hits = [replace(hit, highlights=spans(hit.text, wanted, snapshot.words)) for hit in hits]
     if not query.explain:
-        return Answer(hits, snapshot.degraded)
+        return Answer(hits, query.mode, snapshot.degraded)
     search = of_search(trace, query, snapshot)
     told = of_hits(trace, best, search)
-    return Answer(
-        [replace(hit, explained=each) for hit, each in zip(hits, told, strict=True)], snapshot.degraded, search
-    )
+    hits = [replace(hit, explained=each) for hit, each in zip(hits, told, strict=True)]
+    return Answer(hits, query.mode, snapshot.degraded, search)
 
 
-def _scores(best: Fused, place: int, query: Query, *, reranked: bool) -> Mapping[str, Any]:
-    parts = {"dense": float(best.dense[place]), "lexical": float(best.lexical[place])}
-    scores = parts if query.mode == "hybrid" else {str(query.mode): parts[query.mode]}
-    return {**scores, "reranked": float(best.score[place])} if reranked else scores
+def _scores(best: Fused, place: int, query: Query, *, reranked: bool) -> Mapping[str, float]:
+    scores: dict[str, float] = {}
+    if query.mode != "lexical":
+        scores["dense"] = float(best.dense[place])
+    if query.mode != "dense":
+        scores["lexical"] = float(best.lexical[place])
+    if reranked:
+        scores["reranked"] = float(best.score[place])
+    return scores

@@ -12,7 +12,7 @@ from embank.embed.model import Model
 from embank.errors import FingerprintMismatch, InvalidInput, StoreError
 from embank.events.kinds import SearchAnswered
 from embank.events.stream import Stream
-from embank.search.answer import Answer
+from embank.search.answer import Answer, decode, encode
 from embank.search.explain import Trace
 from embank.search.fetching import fetched
 from embank.search.fuse import Fused, candidates, ceiling, fuse
@@ -85,7 +85,7 @@ class Searcher:
             answer, cached = find()[1], False
         else:
             answer, cached = self._results.answer(self._results.key(query, info, self._settings), info, find)
-        self._answered(query, answer, self._clock.monotonic() - started, cached=cached)
+        self._answered(answer, self._clock.monotonic() - started, cached=cached)
         return answer
 
     def search_many(self, queries: Sequence[Query]) -> list[Answer]:
@@ -110,13 +110,15 @@ class Searcher:
             if self._results is not None and info is not None:
                 for key, answer in made.items():
                     self._results.keep(key, of, answer, seconds)
-        answers = []
+        answers: dict[bytes, Answer] = {**kept, **made}
+        given: list[Answer] = []
+        met: set[bytes] = set()
         share = (self._clock.monotonic() - started) / len(queries)
-        for key, query in zip(keys, queries, strict=True):
-            answer = kept[key] if key in kept else made[key]
-            self._answered(query, answer, share, cached=key in kept)
-            answers.append(answer)
-        return answers
+        for key in keys:
+            given.append(decode(encode(answers[key])) if key in met else answers[key])  # each has its own
+            self._answered(given[-1], share, cached=key in met or key in kept)
+            met.add(key)
+        return given
 
     def fusion(self, info: CollectionInfo) -> Fusion:
         """How a hybrid search of that state of the collection weighs its sides."""
@@ -156,11 +158,11 @@ class Searcher:
         found = {key: self._results.find(key, info) for key in dict.fromkeys(keys)}
         return keys, {key: answer for key, answer in found.items() if answer is not None}
 
-    def _answered(self, query: Query, answer: Answer, seconds: float, *, cached: bool) -> None:
+    def _answered(self, answer: Answer, seconds: float, *, cached: bool) -> None:
         self._stream.publish(
             SearchAnswered(
                 collection=self._collection.name,
-                mode=query.mode,
+                mode=answer.mode,
                 hits=len(answer.hits),
                 seconds=seconds,
                 cached=cached,
@@ -170,7 +172,7 @@ class Searcher:
         self._collection.hot.touch(hit.id for hit in answer.hits)
 
     def _find(self, queries: Sequence[Query], info: CollectionInfo | None) -> tuple[CollectionInfo, list[Answer]]:
-        """Search anew, all in one state of the collection, and which that is. Their filters and modes are the same."""
+        """Search anew, all in one state of the collection, and which that is. Their filters are the same."""
         with self._operation:
             return self._found(queries, info)
 
@@ -180,7 +182,7 @@ class Searcher:
             trace = Trace(self._clock)
             with trace.step("embed"):
                 asked = queries if info is None else self._embedded(queries, info)
-            lexical = asked[0].mode != "dense" or first.highlight
+            lexical = first.highlight or any(query.mode != "dense" for query in asked)
             with self._collection.snapshot(where=first.where, lexical=lexical) as snapshot:
                 embedded = asked is not queries
                 if embedded and info is not None and snapshot.info.fingerprint != info.fingerprint:
@@ -195,21 +197,25 @@ class Searcher:
 
     def _embedded(self, queries: Sequence[Query], info: CollectionInfo) -> Sequence[Query]:
         """The queries with the vectors of their words, in one batch; the very same where there is nothing to embed."""
-        wordy = [place for place, query in enumerate(queries) if query.vector is None and query.like is None]
-        mode = queries[0].mode
-        if mode == "lexical" or not wordy:
+        wordy = [
+            place
+            for place, query in enumerate(queries)
+            if query.vector is None and query.like is None and query.mode != "lexical"
+        ]
+        if not wordy:
             return queries
-        lexical = [replace(query, mode="lexical") for query in queries]
-        if info.fingerprint is None:  # nothing with vectors in it yet
-            return lexical
-        model = self._model_for(info)
+        asked = list(queries)
+        model = None if info.fingerprint is None else self._model_for(info)
         if model is None:
-            if mode == "hybrid" and len(wordy) == len(queries):
-                return lexical
-            raise InvalidInput(
-                f"collection {info.name!r} holds vectors of your own ({info.fingerprint}): "
-                f"give vector=, or mode='lexical', or `embank reembed` it with a model"
-            )
+            # Nothing with vectors in it yet, or vectors that no model here can make: words alone, where that will do.
+            if info.fingerprint is not None and any(queries[place].mode != "hybrid" for place in wordy):
+                raise InvalidInput(
+                    f"collection {info.name!r} holds vectors of your own ({info.fingerprint}): "
+                    f"give vector=, or mode='lexical', or `embank reembed` it with a model"
+                )
+            for place in wordy:
+                asked[place] = replace(queries[place], mode="lexical")
+            return asked
         if model.fingerprint != info.fingerprint:
             raise FingerprintMismatch(
                 f"collection {info.name!r} holds vectors of {info.fingerprint}, the model at hand makes "
@@ -218,7 +224,6 @@ class Searcher:
                 offered=model.fingerprint,
             )
         rows = model.embed([queries[place].text or "" for place in wordy], "query")
-        asked = list(queries)
         for place, row in zip(wordy, rows, strict=True):
             asked[place] = replace(queries[place], vector=row)
         return asked
