@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -205,15 +204,15 @@ class _Child:
     def _some(self) -> bytes:
         """What has come, after waiting for it; only waiting takes from the file's time."""
         began_s = time.monotonic()
-        is_ready = bool(select.select([self._connection], [], [], max(self._left_s, 0.0))[0])
-        self._left_s -= time.monotonic() - began_s
-        if not is_ready:
-            detail = f"its reader has waited on it for source.pdf_seconds = {self._limit_s:g}"
-            raise BrokenOff(NotText("over limit", detail))
+        self._connection.settimeout(max(self._left_s, 0.001))
         try:
             received = self._connection.recv(_RECEIVED_BYTES)
+        except TimeoutError:
+            detail = f"its reader was waited for longer than source.pdf_seconds = {self._limit_s:g}"
+            raise BrokenOff(NotText("over limit", detail)) from None
         except ConnectionResetError:
             received = b""
+        self._left_s -= time.monotonic() - began_s
         if not received:
             raise BrokenOff(self._how_it_ended())
         return received
