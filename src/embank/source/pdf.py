@@ -29,6 +29,7 @@ PAGE_BREAK = "\f\n\n"
 
 _CHILD = "embank.source.pdfchild"
 _FILES_PER_CHILD = 200
+_EXIT_S = 5.0
 _RECEIVED_BYTES = 1 << 16
 _REASONS: dict[str, Reason] = {"encrypted": "encrypted", "over limit": "over limit", "unreadable": "unreadable"}
 _NONSENSE = NotText("damaged", "its reader answered with nonsense")
@@ -218,7 +219,10 @@ class _Child:
         return received
 
     def _how_it_ended(self) -> NotText:
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return NotText("damaged", "its reader hung up")
         if status == -signal.SIGABRT:  # what PDFium does when it gets no memory
             return NotText("over limit", f"it needs more memory than source.pdf_memory = {self._limit_bytes:,} bytes")
         told = f"status {status}" if status >= 0 else signal.Signals(-status).name
@@ -246,6 +250,6 @@ def _why(content: bytes) -> NotText:
 def _object(content: bytes) -> dict[str, Any]:
     try:
         told = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     return told if isinstance(told, dict) else {}
