@@ -84,7 +84,23 @@ def test_a_reference_of_thousands_of_digits() -> None:
     assert "".join(map(str, tokens(["&#" + "9" * 10_000 + ";&#x" + "f" * 10_000 + ";"]))) == "\ufffd\ufffd"
 
 
-PIECES = ["<p>", "</p>", "<a b='c>d'>", "<!--", "-->", "<script>", "</script>", "<title>", "</title>", "text ", "&amp;"]
+PIECES = [
+    "<p>",
+    "</p>",
+    "<a b=c>",
+    "<a b= c'd>",
+    "<a ",
+    "x=y ",
+    "<a b='c>d'>",
+    "<!--",
+    "-->",
+    "<script>",
+    "</script>",
+    "<title>",
+    "</title>",
+    "text ",
+    "&amp;",
+]
 PIECES += ["&", "<", ">", "'", '"', "=", "/", "!", "-", "<a b", "é", "\n"]
 PAGE = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
 

@@ -181,6 +181,7 @@ ODD: dict[str, tuple[str, Reason, str]] = {
     "ends": ("sys.exit(3)", "damaged", "ended with status 3"),
     "is killed": ("os.kill(os.getpid(), 9)", "damaged", "SIGKILL"),
     "is silent": ("time.sleep(60)", "over limit", "source.pdf_seconds"),
+    "hangs up": ("s.close(); time.sleep(60)", "damaged", "hung up"),
     "talks nonsense": ("s.sendall(b'nonsense' * 9); time.sleep(60)", "damaged", "nonsense"),
     "has no head": ("s.sendall(b'T\\0\\0\\0\\1a'); time.sleep(60)", "damaged", "nonsense"),
     "has a bad head": ("s.sendall(b'H\\0\\0\\0\\1{'); time.sleep(60)", "damaged", "nonsense"),
@@ -189,10 +190,11 @@ ODD: dict[str, tuple[str, Reason, str]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_reader_that_goes_wrong(tmp_path: Path, odd: Path, name: str) -> None:
+def test_a_reader_that_goes_wrong(tmp_path: Path, odd: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     act, reason, detail = ODD[name]
     (odd / "odd.py").write_text(f"import os, socket, sys, time\ns = socket.socket(fileno=int(sys.argv[1]))\n{act}\n")
     (tmp_path / "a.pdf").write_bytes(WHOLE)
+    monkeypatch.setattr(reading, "_EXIT_S", 0.5)
     found = source(tmp_path / "a.pdf", pdf_seconds=1.0 if reason == "over limit" else 60.0)
     assert list(found.documents()) == []
     assert found.report.skipped == {reason: 1}

@@ -15,6 +15,7 @@ from embank.source.markup import Tag, attributes, tokens
 
 SUFFIXES = (".html", ".htm", ".xhtml", ".xht")
 TITLE_CHARS = 200
+BLOCK_CHARS = 1 << 14
 
 _DROPPED = frozenset(
     {"nav", "template", "svg", "noscript", "button", "select", "datalist", "canvas", "audio", "video", "object"}
@@ -75,7 +76,19 @@ def _title(text: str) -> str | None:
 
 
 def text_of(blocks: Iterable[str], scope: Scope, *, is_xml: bool = False) -> Iterator[str]:
-    """The text of a page, in pieces."""
+    """The text of a page, in blocks of some thousand characters."""
+    block: list[str] = []
+    size = 0
+    for piece in _pieces(blocks, scope, is_xml=is_xml):
+        block.append(piece)
+        size += len(piece)
+        if size >= BLOCK_CHARS:
+            yield "".join(block)
+            block, size = [], 0
+    yield "".join(block)
+
+
+def _pieces(blocks: Iterable[str], scope: Scope, *, is_xml: bool) -> Iterator[str]:
     place = _Place()
     gap, has_begun, is_item = 0, False, False
     for token in tokens(blocks, is_xml=is_xml):

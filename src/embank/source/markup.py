@@ -24,7 +24,9 @@ _REFERENCE_CHARS = 40
 _LONGEST_OPENING = 4
 _OPENING = re.compile(r"<(?:(?P<closing>/?)(?=[a-zA-Z])|(?P<comment>!--)|(?P<bogus>[!?]|/(?=.)))", re.DOTALL)
 # A tag as most are, whole in one block; what this does not match, the states below read piece by piece.
-_WHOLE = re.compile(r"""<(/?)([a-zA-Z][^\s/>]{0,63}+)(?![^\s/>])((?:[^>="']++|=\s*+"[^"]*+"|=\s*+'[^']*+')*+)>""")
+_WHOLE = re.compile(
+    r"""<(/?)([a-zA-Z][^\s/>]{0,63}+)(?![^\s/>])((?:[^>="']++|=\s*+"[^"]*+"|=\s*+'[^']*+'|=\s*+[^\s"'>][^\s>]*+)*+)>"""
+)
 _NAME_END = re.compile(r"[\s/>]")
 _ATTRIBUTE_END = re.compile(r"[>=]")
 _SPACE = re.compile(r"\s*+")
@@ -157,6 +159,7 @@ class _Scanner:
     def _before_value(self, text: str, at: int) -> int:
         spaces = _SPACE.match(text, at)
         start = at if spaces is None else spaces.end()
+        self._keep(text, at, start)
         if start == len(text):
             return start
         if text[start] in "\"'":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ PAGE_BREAK = "\f\n\n"
 
 _CHILD = "embank.source.pdfchild"
 _FILES_PER_CHILD = 200
+_EXIT_S = 5.0
 _RECEIVED_BYTES = 1 << 16
 _REASONS: dict[str, Reason] = {"encrypted": "encrypted", "over limit": "over limit", "unreadable": "unreadable"}
 _NONSENSE = NotText("damaged", "its reader answered with nonsense")
@@ -205,21 +205,24 @@ class _Child:
     def _some(self) -> bytes:
         """What has come, after waiting for it; only waiting takes from the file's time."""
         began_s = time.monotonic()
-        is_ready = bool(select.select([self._connection], [], [], max(self._left_s, 0.0))[0])
-        self._left_s -= time.monotonic() - began_s
-        if not is_ready:
-            detail = f"its reader has waited on it for source.pdf_seconds = {self._limit_s:g}"
-            raise BrokenOff(NotText("over limit", detail))
+        self._connection.settimeout(max(self._left_s, 0.001))
         try:
             received = self._connection.recv(_RECEIVED_BYTES)
+        except TimeoutError:
+            detail = f"its reader was waited for longer than source.pdf_seconds = {self._limit_s:g}"
+            raise BrokenOff(NotText("over limit", detail)) from None
         except ConnectionResetError:
             received = b""
+        self._left_s -= time.monotonic() - began_s
         if not received:
             raise BrokenOff(self._how_it_ended())
         return received
 
     def _how_it_ended(self) -> NotText:
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return NotText("damaged", "its reader hung up")
         if status == -signal.SIGABRT:  # what PDFium does when it gets no memory
             return NotText("over limit", f"it needs more memory than source.pdf_memory = {self._limit_bytes:,} bytes")
         told = f"status {status}" if status >= 0 else signal.Signals(-status).name
@@ -247,6 +250,6 @@ def _why(content: bytes) -> NotText:
 def _object(content: bytes) -> dict[str, Any]:
     try:
         told = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     return told if isinstance(told, dict) else {}

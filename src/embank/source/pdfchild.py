@@ -99,8 +99,7 @@ def _read(pdfium: Any, file: int, connection: socket.socket, limit_s: float) -> 
         pages = len(document)
         if pages == 0:
             raise _Refused("damaged", "it has no pages")
-        title = " ".join(_shown(document.get_metadata_value("Title")).split())[:_TITLE_CHARS]
-        _tell(connection, HEAD, {"pages": pages, "title": title})
+        _tell(connection, HEAD, {"pages": pages, "title": _title(document)})
         unread, first, at_once = 0, 0, 0
         for number in range(pages):
             if time.process_time() > until_s:
@@ -111,13 +110,21 @@ def _read(pdfium: Any, file: int, connection: socket.socket, limit_s: float) -> 
                 for piece in _page(document, number):
                     _send(connection, TEXT, piece.encode())
                 at_once = 0
-            except pdfium.PdfiumError:
+            except (pdfium.PdfiumError, ValueError):
                 unread, first, at_once = unread + 1, first or number + 1, at_once + 1
                 if at_once > _MOST_UNREAD_AT_ONCE:
                     raise _Refused("damaged", f"no page of {at_once:,} behind each other can be read") from None
         _tell(connection, END, {"unread": unread, "first": first})
     finally:
         document.close()
+
+
+def _title(document: Any) -> str:
+    try:
+        title = document.get_metadata_value("Title").encode("utf-8", "ignore").decode()
+    except ValueError:  # not UTF-16, which it is stored in
+        return ""
+    return " ".join(_shown(title).split())[:_TITLE_CHARS]
 
 
 def _page(document: Any, number: int) -> Iterator[str]:
