@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from embank.memory.trim import supported
-from embank.store import lexical
+from embank.store import among, lexical
 from embank.store.lexical import LexicalIndex, Mark
 
 HELD = """
@@ -129,7 +129,7 @@ def test_a_searcher_goes_on_with_its_picture_after_the_index_was_opened_again(
 def test_a_filtered_search_is_the_whole_ranking_filtered(
     monkeypatch: pytest.MonkeyPatch, share: float, named_rows: int
 ) -> None:
-    monkeypatch.setattr(lexical, "_NAMED_ROWS", named_rows)
+    monkeypatch.setattr(among, "NAMED_ROWS", named_rows)
     chance = np.random.default_rng(5)
     rows = 3_000
     texts = [" ".join(f"w{word}" for word in chance.zipf(1.5, 12) if word < 500) for _ in range(rows)]
