@@ -33,7 +33,7 @@ demo: $(VENV)/.embank $(VENV)/.models ## index the standard library's documentat
 	@$(BIN)/embank demo
 
 test: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## run the tests, a file at a time on each processor
-	@$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
+	@$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: lint test ## everything that CI runs: lint, format, types, import contracts, tests
 
