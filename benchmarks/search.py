@@ -134,7 +134,8 @@ def _hit(ranks: Ranks) -> npt.NDArray[np.float64]:
 
 
 def _reciprocal(ranks: Ranks) -> npt.NDArray[np.float64]:
-    return np.where(ranks <= 10, 1 / ranks, 0.0).astype(np.float64)
+    reciprocal: npt.NDArray[np.float64] = np.where(ranks <= 10, 1 / ranks, 0.0)
+    return reciprocal
 
 
 def summed(found: list[Measured]) -> dict[str, float | None]:
