@@ -130,7 +130,8 @@ def _peers(bank: Bank, corpus: Pairs, vectors: Float32, chosen: list[int]) -> di
 
 
 def _hit(ranks: Ranks) -> npt.NDArray[np.float64]:
-    return (ranks == 1).astype(np.float64)
+    hit: npt.NDArray[np.float64] = (ranks == 1).astype(np.float64)
+    return hit
 
 
 def _reciprocal(ranks: Ranks) -> npt.NDArray[np.float64]:
