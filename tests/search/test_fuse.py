@@ -124,3 +124,12 @@ def test_no_passage_scores_above_the_ceiling_and_one_full_of_the_words_comes_nea
     assert 0.8 * most < found.scores[0] <= most
     assert found.scores[0] < 0.5 * ceiling(searcher.terms("alpha beta zeta gamma"), len(texts))
     index.close_writer()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e36])
+def test_scores_of_a_metric_may_be_of_any_size(size: float) -> None:
+    slots = np.array([1, 2, 3])
+    dense = np.array([-3 * size, -1 * size, -2 * size], np.float32)
+    fused = fuse(slots, dense, neighbors([3], [1.0]), fusion=Fusion(), depth=9, ceiling=50.0)
+    assert np.isfinite(fused.score).all()
+    assert fused.slots.tolist() == [2, 3, 1]
