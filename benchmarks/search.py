@@ -130,12 +130,13 @@ def _peers(bank: Bank, corpus: Pairs, vectors: Float32, chosen: list[int]) -> di
 
 
 def _hit(ranks: Ranks) -> npt.NDArray[np.float64]:
-    first: npt.NDArray[np.float64] = (ranks == 1).astype(np.float64)
-    return first
+    hit: npt.NDArray[np.float64] = (ranks == 1).astype(np.float64)
+    return hit
 
 
 def _reciprocal(ranks: Ranks) -> npt.NDArray[np.float64]:
-    return np.where(ranks <= 10, 1 / ranks, 0.0).astype(np.float64)
+    reciprocal: npt.NDArray[np.float64] = np.where(ranks <= 10, 1 / ranks, 0.0)
+    return reciprocal
 
 
 def summed(found: list[Measured]) -> dict[str, float | None]:

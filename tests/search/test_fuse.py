@@ -8,6 +8,7 @@ import pytest
 from embank.search.fuse import candidates, ceiling, fuse
 from embank.search.weights import Fusion
 from embank.store.index.protocol import Neighbors
+from embank.store.lexical import LexicalIndex, Mark
 
 
 def neighbors(slots: list[int], scores: list[float]) -> Neighbors:
@@ -110,3 +111,25 @@ def test_rare_words_make_the_ceiling_and_unknown_ones_raise_it_most() -> None:
     assert ceiling([("a", 900), ("b", 3)], 1_000) == pytest.approx(common + rare)
     assert ceiling([], 1_000) == 0
     assert ceiling([("word", 5)], 3) > 0  # counts of a moment later than that of the passages
+
+
+def test_no_passage_scores_above_the_ceiling_and_one_full_of_the_words_comes_near() -> None:
+    index = LexicalIndex(None, writer_bytes=15_000_000)
+    texts = ["alpha beta", *(f"filler number {n}" for n in range(50)), "alpha beta " * 200, "alpha " * 3]
+    index.apply(removed=(), added=enumerate(texts), mark=Mark("v", 1, len(texts)))
+    searcher = index.searcher()
+    assert searcher.terms("Alpha betas, ALPHA zeta") == [("alpha", 3), ("beta", 2), ("zeta", 0)]
+    found = searcher.search("alpha beta", 10, allowed=None, below=len(texts))
+    most = ceiling(searcher.terms("alpha beta"), len(texts))
+    assert 0.8 * most < found.scores[0] <= most
+    assert found.scores[0] < 0.5 * ceiling(searcher.terms("alpha beta zeta gamma"), len(texts))
+    index.close_writer()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e36])
+def test_scores_of_a_metric_may_be_of_any_size(size: float) -> None:
+    slots = np.array([1, 2, 3])
+    dense = np.array([-3 * size, -1 * size, -2 * size], np.float32)
+    fused = fuse(slots, dense, neighbors([3], [1.0]), fusion=Fusion(), depth=9, ceiling=50.0)
+    assert np.isfinite(fused.score).all()
+    assert fused.slots.tolist() == [2, 3, 1]

@@ -67,13 +67,17 @@ def fuse(slots: Slots, dense: Float32, lexical: Neighbors, *, fusion: Fusion, de
     if not len(slots):
         return Fused(slots, dense, words, dense)
     coverage = np.minimum(words / max(ceiling, _LEAST_CEILING), 1).astype(np.float64)
-    signals = {"deviation": float(dense.std()), "ceiling": ceiling, "coverage": float(coverage.max())}
+    similar = dense.astype(np.float64)  # squares of some metrics' scores are beyond float32
+    deviation = float(similar.std())
+    if deviation <= np.finfo(np.float32).eps * np.abs(similar).max():
+        deviation = 0.0  # what rounding makes of equal scores
+    signals = {"deviation": deviation, "ceiling": ceiling, "coverage": float(coverage.max())}
     weights = fusion.weigh(signals, spread=float(coverage.std()))
     if weights.method == "ranks":
         offered = np.isin(slots, lexical.slots)
         score = weights.dense * _reciprocal(dense) + weights.lexical * _reciprocal(words) * offered
     else:
-        score = weights.dense * dense.astype(np.float64) + weights.lexical * coverage
+        score = weights.dense * similar + weights.lexical * coverage
     order = np.lexsort((slots, -score))
     return Fused(slots[order], dense[order], words[order], score[order].astype(np.float32), weights)
 
