@@ -64,6 +64,11 @@ class ModelBook:
         self._on_ready = on_ready
         self._reembedded: dict[str, Model] = {}
 
+    @property
+    def has_own(self) -> bool:
+        """Whether the model of new collections is the user's own object."""
+        return self._own is not None
+
     def default(self) -> Model:
         """The model of new collections, asked through the cache: the user's own, or the one that the settings name."""
         return self._caches.around(self._default())
