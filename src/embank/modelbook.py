@@ -65,9 +65,9 @@ class ModelBook:
         self._reembedded: dict[str, Model] = {}
 
     @property
-    def has_own(self) -> bool:
-        """Whether the model of new collections is the user's own object."""
-        return self._own is not None
+    def own_name(self) -> str | None:
+        """What the user's own model calls itself; `None` where that of new collections is one of the settings."""
+        return None if self._own is None else self._own.fingerprint.partition(":")[0]
 
     def default(self) -> Model:
         """The model of new collections, asked through the cache: the user's own, or the one that the settings name."""

@@ -25,7 +25,9 @@ def serve(
         int | None, typer.Option("--port", metavar="N", help="8080 unless said; 0: one that is free.")
     ] = None,
 ) -> None:
-    """Serve a bank over HTTP: OpenAI's /v1/embeddings, documents, search, health and metrics. Ctrl-C or SIGTERM ends it.
+    """Serve a bank over HTTP: OpenAI's /v1/embeddings, documents, search, health, figures.
+
+    Ctrl-C or SIGTERM ends it, once the requests under way are answered.
 
     [bold]embank serve --memory 512MB[/bold]
 

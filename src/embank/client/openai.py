@@ -23,6 +23,10 @@ def _inputs(given: Any) -> Any:
         raise ValueError("is an empty list: there is nothing to embed")
     if _is_row(given):
         return given
+    return _listed(given)
+
+
+def _listed(given: list[Any]) -> list[Any]:
     if len(given) > MOST_INPUTS:
         raise ValueError(f"has {len(given)} items; at most {MOST_INPUTS} are taken at once")
     kinds = {type(each) for each in given}

@@ -32,7 +32,7 @@ def make_app(bank: Bank) -> Gate:
     """The service of an open bank, which stays its caller's to close."""
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def life(_: FastAPI) -> AsyncIterator[None]:
         warming = asyncio.get_running_loop().run_in_executor(None, service.warm)
         yield
         await warming

@@ -58,7 +58,8 @@ class Coalescer(Generic[_T]):
             self._timer.cancel()
             self._timer = None
         while self._gathered:
-            batch, count = [], 0
+            batch: list[_Waiting[_T]] = []
+            count = 0
             while self._gathered and (not batch or count + len(self._gathered[0].texts) <= _MOST_TEXTS):
                 waiting = self._gathered.pop(0)
                 if not waiting.answer.done():  # whoever asked went away

@@ -54,13 +54,15 @@ class Embedding:
         return sum(each.batches for each in self._coalescers.values())
 
     def names(self) -> tuple[str, ...]:
-        """What the model may be called: as in the settings first."""
-        return (self._engine.config.section("embed").model, *self._settings.model_names)
+        """What the model may be called: first as in the settings, or as it calls itself where it is the user's own."""
+        own = self._engine.models.own_name
+        return (own or self._engine.config.section("embed").model, *self._settings.model_names)
 
     async def embed(self, texts: list[str], kind: Kind) -> Embedded:
         """Vectors of `texts`, in their order; each counts as a text of `kind`."""
         checked_texts(texts)  # what is none must not fail those that share a batch with it
         few = len(texts) <= self._settings.coalesce_texts and sum(map(len, texts)) <= _SHARED_CHARACTERS
+        rows: Sequence[tuple[Any, int]]
         if not few:
             rows = await self._workers.run(self._compute, texts, kind)
         else:
@@ -90,7 +92,7 @@ class Embedding:
         if self._detokenizer is None:
             embed = self._engine.config.section("embed")
             path = tokenizer_file(embed.model, directory=self._engine.loader().directory)
-            if path is None or self._engine.models.has_own:
+            if path is None or self._engine.models.own_name:
                 raise Refusal(
                     400, "tokens_not_read", "the tokens of this model can't be read here: send texts", param="input"
                 )

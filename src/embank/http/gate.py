@@ -83,12 +83,9 @@ class _Passage:
             self._record(clock.monotonic() - started_s)
 
     async def _pass(self) -> None:
-        is_probe = self._scope["path"] in PROBES
         try:
-            if self._service.draining and not is_probe:
-                raise Refusal(503, "draining", "the service is being stopped: it takes no new work", retry_s=5)
-            if not is_probe:
-                await self._intake.admit()
+            if self._scope["path"] not in PROBES:
+                await self._admit()
             async with asyncio.timeout(self._wait_s) as self._deadline:
                 await self._app(self._scope, self._intake.receive, self._send)
         except TimeoutError:
@@ -97,11 +94,16 @@ class _Passage:
             )
         except (EmbankError, Refusal) as error:
             await self._refuse(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- the last place where a caller can be told anything
             _log.exception(
                 "request %s failed: %s %s", self._id, self._scope["method"], _route(self._scope), extra=self._extra()
             )
             await self._refuse(error)
+
+    async def _admit(self) -> None:
+        if self._service.draining:
+            raise Refusal(503, "draining", "the service is being stopped: it takes no new work", retry_s=5)
+        await self._intake.admit()
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

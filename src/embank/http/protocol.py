@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections with bounds that the server's own lack: how many there are, and how long a request may take to begin.
+"""HTTP/1.1 connections with bounds that the server's own lack: how many, and how long until a request has begun.
 
 A connection that sends nothing, or its headers a byte a minute, is closed; so are connections beyond the number that is
 allowed. The parser is h11, which bounds the bytes of a request's line and headers. Bodies are `intake`'s.
@@ -7,7 +7,7 @@ allowed. The parser is h11, which bounds the bytes of a request's line and heade
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -44,7 +44,8 @@ class BoundedProtocol(H11Protocol):
 
     def _watch(self) -> None:
         """Let the time run while a request is awaited, and only then. Bytes that come in do not set it back."""
-        is_busy = self.cycle is not None and not self.cycle.response_complete
+        cycle: Any = self.cycle  # none before the first request, whatever its annotation says
+        is_busy = cycle is not None and not cycle.response_complete
         if is_busy or self.timeout_keep_alive_task is not None or self.transport.is_closing():
             self._unwatch()
         elif self._begin_timer is None:

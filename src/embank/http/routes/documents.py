@@ -126,7 +126,7 @@ async def import_(request: Request, response: Response, name: Name) -> JobAnswer
     intake: Intake = request.state.intake
     intake.streams(service.settings.import_limit.resolve(1 << 40))
     # Beside the bank's own files, so that it is on a disk with room, and unnamed, so that no crash leaves it behind.
-    lines = await service.workers.run(partial(tempfile.TemporaryFile, dir=service.bank.path))
+    lines: Any = await service.workers.run(partial(tempfile.TemporaryFile, dir=service.bank.path))
     try:
         async for piece in request.stream():
             await service.workers.run(lines.write, piece)

@@ -1,4 +1,4 @@
-"""Health and figures: is it alive, is it ready, does it do what it is there for, and how much of it; and its OpenAPI."""
+"""Health, figures, and the OpenAPI: is it alive, is it ready, does it do what it is there for, and how much."""
 
 from __future__ import annotations
 
