@@ -56,6 +56,7 @@ def make_app(bank: Bank) -> Gate:
     app.add_exception_handler(RequestValidationError, _unfit)
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(EmbankError, _told)
+    app.add_exception_handler(Exception, _told)  # raised on to the gate all the same, which logs it
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # the way that FastAPI names
     return Gate(app, service)
 

@@ -69,6 +69,7 @@ class _Passage:
         state = scope.setdefault("state", {})
         state["request_id"], state["intake"] = self._id, self._intake
         self._status = 0
+        self._answered = False
         self._deadline: asyncio.Timeout | None = None
 
     async def run(self) -> None:
@@ -116,11 +117,12 @@ class _Passage:
                 is_stream = any(value.startswith(b"text/event-stream") for _, value in headers)
                 self._deadline.reschedule(None if is_stream else asyncio.get_running_loop().time() + self._wait_s)
         await self._send_on(message)
+        self._answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     async def _refuse(self, error: BaseException) -> None:
-        if self._status:  # too late to say anything: the connection is closed in the middle, so that nobody is deceived
-            if not self._intake.gone:
-                raise error
+        if self._status:
+            if not self._answered and not self._intake.gone:
+                raise error  # too late to say anything: the connection ends in the middle, so that nobody is deceived
             return
         status, answer, headers = told(error, self._id)
         body = encoded(answer)

@@ -77,15 +77,25 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
 
-    def start(self, work: Work, collection: str | None, do: Callable[[Tell], Mapping[str, Any]]) -> str:
-        """Have `do` done as soon as there is a place, as bulk work; the job's id. `Refusal` where too many wait."""
+    def start(
+        self,
+        work: Work,
+        collection: str | None,
+        do: Callable[[Tell], Mapping[str, Any]],
+        *,
+        at_end: Callable[[], object] = lambda: None,
+    ) -> str:
+        """Have `do` done as soon as there is a place, as bulk work; the job's id. `Refusal` where too many wait.
+
+        `at_end` is called in any case, also where `do` never was.
+        """
         if self._draining:
             raise Refusal(503, "draining", "the service is being stopped: it begins nothing new", retry_s=5)
         self._forget()
         job = _Job(secrets.token_hex(8), work, collection, self._clock.now())
         self._workers.check()
         self._jobs[job.id] = job
-        task = asyncio.get_running_loop().create_task(self._run(job, do))
+        task = asyncio.get_running_loop().create_task(self._run(job, do, at_end))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return job.id
@@ -131,7 +141,7 @@ class Jobs:
             await asyncio.wait(set(self._tasks), timeout=wait_s)
         return not self._tasks
 
-    async def _run(self, job: _Job, do: Callable[[Tell], Mapping[str, Any]]) -> None:
+    async def _run(self, job: _Job, do: Callable[[Tell], Mapping[str, Any]], at_end: Callable[[], object]) -> None:
         def tell(progress: Mapping[str, Any]) -> None:
             job.progress = dict(progress)
             if job.cancelling:
@@ -155,6 +165,8 @@ class Jobs:
                 _log.exception("job %s (%s) failed", job.id, job.work)
             job.state, job.error = "failed", answer.error
             job.failure = error.with_traceback(None)  # its frames hold what it worked on
+        finally:
+            at_end()
         job.ended = self._clock.now()
         job.over.set()
         seconds = job.ended - (job.started or job.created)

@@ -130,7 +130,8 @@ async def import_(request: Request, response: Response, name: Name) -> JobAnswer
     try:
         async for piece in request.stream():
             await service.workers.run(lines.write, piece)
-        id_ = service.jobs.start("import", name, partial(_import, service, name, lines, intake.received_bytes))
+        work = partial(_import, service, name, lines, intake.received_bytes)
+        id_ = service.jobs.start("import", name, work, at_end=lines.close)
     except BaseException:
         lines.close()
         raise
@@ -148,12 +149,11 @@ async def get_one(request: Request, name: Name, id: str) -> DocumentAnswer:  # n
 
 def _import(service: Service, name: str, lines: BinaryIO, size: int, tell: Tell) -> Mapping[str, Any]:
     """The work of an import's job."""
-    with lines:
-        lines.seek(0)
-        report = service.bank.collection(name).add(
-            _documents(lines),
-            on_progress=lambda live: tell({"documents": live.seen, "bytes": lines.tell(), "bytes_total": size}),
-        )
+    lines.seek(0)
+    report = service.bank.collection(name).add(
+        _documents(lines),
+        on_progress=lambda live: tell({"documents": live.seen, "bytes": lines.tell(), "bytes_total": size}),
+    )
     return report.as_dict()
 
 
