@@ -90,6 +90,7 @@ class _Passage:
             async with asyncio.timeout(self._wait_s) as self._deadline:
                 await self._app(self._scope, self._intake.receive, self._send)
         except TimeoutError:
+            self._deadline = None
             await self._refuse(
                 Refusal(504, "too_slow", f"there was no answer within {self._wait_s:g} s; what was begun may go on")
             )
@@ -104,6 +105,10 @@ class _Passage:
     async def _admit(self) -> None:
         if self._service.draining:
             raise Refusal(503, "draining", "the service is being stopped: it takes no new work", retry_s=5)
+        limit_bytes = self._service.settings.header_limit.resolve(1 << 20)
+        # The parser bounds what comes in piece by piece; a request that came in at once is measured here.
+        if sum(len(name) + len(value) for name, value in self._scope["headers"]) > limit_bytes:
+            raise Refusal(431, "headers_too_large", f"the headers have more than {limit_bytes} bytes")
         await self._intake.admit()
 
     async def _send(self, message: Message) -> None:

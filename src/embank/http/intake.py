@@ -7,8 +7,9 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope
 
+from embank.errors import BudgetExceeded
 from embank.http.admission import Admission
-from embank.http.errors import Refusal
+from embank.http.errors import RETRY_S, Refusal, status_of
 
 _COPIES = 4
 """What a body takes at most while it is read: its bytes, their text, the values in it, and these once more, checked."""
@@ -36,7 +37,7 @@ class Intake:
         """Whether the caller went away."""
 
     async def admit(self) -> None:
-        """Ask for what any request takes. Raises `BudgetExceeded`."""
+        """Ask for what any request takes. Raises `Refusal` (429)."""
         await self._take(_BASE_BYTES)
 
     def streams(self, limit_bytes: int) -> None:
@@ -44,7 +45,7 @@ class Intake:
         self._limit_bytes, self._streams = limit_bytes, True
 
     async def receive(self) -> Message:
-        """The next message. Raises `Refusal` (413, 408) and `BudgetExceeded`."""
+        """The next message. Raises `Refusal`: 413, 408, and 429 where there is no memory for it."""
         if self._complete:
             return self._seen(await self._receive())
         loop = asyncio.get_running_loop()
@@ -84,7 +85,10 @@ class Intake:
                 await self._take(wanted_bytes - self._taken_bytes)
 
     async def _take(self, count: int) -> None:
-        await self._admission.take(count)
+        try:
+            await self._admission.take(count)
+        except BudgetExceeded as error:  # others don't get through from within the reading of a body
+            raise Refusal(status_of(error), "budget_exceeded", error.message, retry_s=RETRY_S) from error
         self._taken_bytes += count
 
 
