@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from tests.http.serving import serving
 
 if TYPE_CHECKING:
@@ -98,25 +97,25 @@ def test_collections_are_made_listed_and_shown(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "code"),
+    ("path", "body", "expected"),
     [
-        ("/collections/nowhere/search", {"query": "x"}, 404, "collection_not_found"),
-        ("/collections/NAME/search", {"query": "x", "limit": 3}, 400, "invalid_request"),
-        ("/collections/NAME/search", {"query": 5}, 400, "invalid_request"),
-        ("/collections/NAME/search", {"query": ""}, 400, "invalid_input"),
-        ("/collections/NAME/search", {"query": "x", "where": {"$no": 1}}, 400, "invalid_input"),
-        ("/collections/NAME/documents", {"documents": [{"id": "", "text": "x"}]}, 400, "invalid_input"),
-        ("/collections/NAME/documents", {"documents": []}, 400, "invalid_request"),
-        ("/collections/NAME/documents/get", {"ids": ["missing"]}, 404, "document_not_found"),
-        ("/collections/.hidden/documents", {"documents": [{"text": "x"}]}, 400, "invalid_input"),
-        ("/backup", {"name": "../outside"}, 400, "invalid_request"),
-        ("/jobs/none/cancel", {}, 404, "job_not_found"),
+        ("/collections/nowhere/search", {"query": "x"}, (404, "collection_not_found")),
+        ("/collections/NAME/search", {"query": "x", "limit": 3}, (400, "invalid_request")),
+        ("/collections/NAME/search", {"query": 5}, (400, "invalid_request")),
+        ("/collections/NAME/search", {"query": ""}, (400, "invalid_input")),
+        ("/collections/NAME/search", {"query": "x", "where": {"$no": 1}}, (400, "invalid_input")),
+        ("/collections/NAME/documents", {"documents": [{"id": "", "text": "x"}]}, (400, "invalid_input")),
+        ("/collections/NAME/documents", {"documents": []}, (400, "invalid_request")),
+        ("/collections/NAME/documents/get", {"ids": ["missing"]}, (404, "document_not_found")),
+        ("/collections/.hidden/documents", {"documents": [{"text": "x"}]}, (400, "invalid_input")),
+        ("/backup", {"name": "../outside"}, (400, "invalid_request")),
+        ("/jobs/none/cancel", {}, (404, "job_not_found")),
     ],
 )
-def test_errors_say_what_is_wrong(served: Served, notes: str, path: str, body: Any, status: int, code: str) -> None:
+def test_errors_say_what_is_wrong(served: Served, notes: str, path: str, body: Any, expected: tuple[int, str]) -> None:
     answer = served.http.post(path.replace("/collections/NAME", notes), json=body)
     error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (status, code)
+    assert (answer.status_code, error["code"]) == expected
     assert error["request_id"] == answer.headers["x-request-id"]
     assert "Traceback" not in answer.text
 

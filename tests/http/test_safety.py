@@ -9,19 +9,24 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.http.serving import serving
 
 from embank.bank import open_bank
 from embank.errors import InvalidInput
 from embank.events.kinds import RequestAnswered
 from embank.http.keys import KeyBook
 from embank.testing.fakes import HashModel
-from tests.http.serving import serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embank.embed.model import Kind, Vectors
     from tests.http.serving import Served
+
+    from embank.client.schemas import Scope
+    from embank.embed.model import Kind, Vectors
+
+
+SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, di
     path = tmp_path_factory.mktemp("keyed") / "a.bank"
     open_bank(path, model=HashModel()).close()
     book = KeyBook(path)
-    tokens = {scope: book.add(scope, scope, now=1.0)[1] for scope in ("read", "write", "admin")}  # type: ignore[arg-type]
+    tokens: dict[str, str] = {scope: book.add(scope, scope, now=1.0)[1] for scope in SCOPES}
     with serving(path) as running:
         yield running, tokens
 
@@ -183,7 +188,10 @@ def test_half_a_request_is_closed(tight: Served) -> None:
 
 
 def test_huge_headers_are_refused(tight: Served) -> None:
-    answer = _raw(tight, b"GET /collections HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n")
+    answer = _raw(
+        tight,
+        b"GET /collections HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
+    )
     assert answer.startswith(b"HTTP/1.1 431")
 
 
@@ -321,7 +329,9 @@ def test_what_was_begun_is_finished_at_the_end(tmp_path: Path) -> None:
     answers: list[Any] = []
     with serving(tmp_path / "a.bank", model=model) as served:
         asked = {"documents": [{"id": "last", "text": "the last word"}]}
-        thread = threading.Thread(target=lambda: answers.append(served.http.post("/collections/c/documents", json=asked)))
+        thread = threading.Thread(
+            target=lambda: answers.append(served.http.post("/collections/c/documents", json=asked))
+        )
         thread.start()
         assert model.asked.wait(30)
         served.server.service.drain()
