@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from embank.awaitable import aopen
     from embank.bank import Bank
     from embank.bank import open_bank as open  # noqa: A004 -- embank.open reads as it does
     from embank.cache.embeddings import EmbeddingCache
+    from embank.client.client import AsyncClient, Client
     from embank.collection import Collection
     from embank.embed import models
     from embank.embed.model import Model
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from embank.system.log import get_logger
 
 _NAMES = {
+    "AsyncClient": "embank.client.client:AsyncClient",
     "Bank": "embank.bank:Bank",
+    "Client": "embank.client.client:Client",
     "Collection": "embank.collection:Collection",
     "Document": "embank.records:Document",
     "EmbankError": "embank.errors:EmbankError",
@@ -37,6 +41,7 @@ _NAMES = {
     "Governor": "embank.memory.governor:Governor",
     "Hit": "embank.records:Hit",
     "Model": "embank.embed.model:Model",
+    "aopen": "embank.awaitable:aopen",
     "get_logger": "embank.system.log:get_logger",
     "models": "embank.embed.models",
     "open": "embank.bank:open_bank",
@@ -44,7 +49,9 @@ _NAMES = {
 }
 
 __all__ = [
+    "AsyncClient",
     "Bank",
+    "Client",
     "Collection",
     "Document",
     "EmbankError",
@@ -52,6 +59,7 @@ __all__ = [
     "Governor",
     "Hit",
     "Model",
+    "aopen",
     "get_logger",
     "models",
     "open",

@@ -236,6 +236,11 @@ class Bank:
         return self._engine.store.root
 
     @property
+    def engine(self) -> Engine:
+        """The rooms that it is made of, for those who build on more than this class offers, as the service does."""
+        return self._engine
+
+    @property
     def events(self) -> Stream:
         """The stream of everything that happens in this bank."""
         return self._engine.stream

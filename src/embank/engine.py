@@ -71,7 +71,7 @@ class Engine:
         self.config = config
         self.clock = clock or SystemClock()
         self.stream = Stream()
-        self._files = files or Files()
+        self.files = files or Files()
         meter = meter or SystemMeter()
         memory = config.section("memory")
         self.governor = Governor(
@@ -108,7 +108,7 @@ class Engine:
             ask=lambda info, texts: self.models.questions(info, texts),  # noqa: PLW0108 -- the book is made later
             stream=self.stream,
             governor=self.governor,
-            files=self._files,
+            files=self.files,
             clock=self.clock,
         )
         self.caches = Caches(
@@ -272,7 +272,7 @@ class Engine:
 
     def transfers(self) -> Transfers:
         """What exports collections to files and imports them."""
-        return Transfers(self.store.root, self.governor, self.stream, self.clock, self._files)
+        return Transfers(self.store.root, self.governor, self.stream, self.clock, self.files)
 
     def release(self) -> int:
         """Give back what can be earned again: models, the database's pages, writers' heaps, the allocator's hoard.

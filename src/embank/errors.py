@@ -21,6 +21,8 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
     │   │   └── OfflineMode                  nothing may be downloaded: embed.offline, or the hub client's own switch
     │   └── EmbeddingFailed (RuntimeError)   the model answered wrongly (count, width, NaN) or not at all
     │       └── RemoteFailed                 an endpoint refused, broke off, was late or answered wrongly
+    ├── ServiceError                         a server answered with an error: status, code, request_id
+    │   └── ServiceUnreachable (ConnectionError) a server gave no answer
     └── StoreError
         ├── BankNotFound (FileNotFoundError) there is no bank at that path
         ├── BankLocked (BlockingIOError)     another process writes this bank
@@ -134,6 +136,14 @@ class EmbeddingFailed(ModelError, RuntimeError):
 
 class RemoteFailed(EmbeddingFailed):
     """An embeddings endpoint refused, could not be reached in time or answered wrongly; `fields` has its outcome."""
+
+
+class ServiceError(EmbankError):
+    """A server answered with an error; `fields` has `status`, `code`, `param`, `request_id` and the `facts` it told."""
+
+
+class ServiceUnreachable(ServiceError, ConnectionError):
+    """A server gave no answer, however often it was asked."""
 
 
 class StoreError(EmbankError):

@@ -64,6 +64,11 @@ class ModelBook:
         self._on_ready = on_ready
         self._reembedded: dict[str, Model] = {}
 
+    @property
+    def own_name(self) -> str | None:
+        """What the user's own model calls itself; `None` where that of new collections is one of the settings."""
+        return None if self._own is None else self._own.fingerprint.partition(":")[0]
+
     def default(self) -> Model:
         """The model of new collections, asked through the cache: the user's own, or the one that the settings name."""
         return self._caches.around(self._default())

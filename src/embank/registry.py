@@ -86,6 +86,7 @@ SECTIONS = Table(
         "index": "embank.store.index.settings:Settings",
         "hot": "embank.store.hot.settings:Settings",
         "search": "embank.search.settings:Settings",
+        "http": "embank.http.settings:Settings",
     },
 )
 """The settings of every room, so that a wrong key is found whichever room owns it."""

@@ -287,7 +287,7 @@ def test_a_name_that_says_no_format_is_refused(name: str) -> None:
 def test_a_full_disk_leaves_nothing(opened: OpenBank, tmp_path: Path, ending: str) -> None:
     here = odd(opened("here").collection())
     files = FaultyFiles()
-    here._engine._files = files
+    here._engine.files = files
     files.room_bytes = 1000
     with pytest.raises(StorageFull, match="no file was kept"):
         here.export(tmp_path / f"a.{ending}", vectors=True)

@@ -22,6 +22,7 @@ from embank.cli import (
     hot,
     index,
     ingest,
+    keys,
     memory,
     model_files,
     model_use,
@@ -30,6 +31,7 @@ from embank.cli import (
     reembed,
     safety,
     search,
+    serve,
     stats,
     transfer,
     tuning,
@@ -147,6 +149,7 @@ def _root(
 
 _TRY, _WRITE, _READ, _SET_UP = "See it work", "Put documents in", "Get answers out", "Models and settings"
 _KEEP = "Keep it safe"
+_SERVE = "Serve it"
 
 app.command("demo", rich_help_panel=_TRY)(demo.demo)
 _index = typer.Typer(cls=DefaultGroup)
@@ -179,6 +182,13 @@ app.command("restore", rich_help_panel=_KEEP)(safety.restore)
 app.command("migrate", rich_help_panel=_KEEP)(safety.migrate)
 app.command("export", rich_help_panel=_KEEP)(transfer.export)
 app.command("import", rich_help_panel=_KEEP)(transfer.import_)
+
+app.command("serve", rich_help_panel=_SERVE)(serve.serve)
+_keys = typer.Typer(no_args_is_help=True, help="Who may come in at `embank serve`.")
+_keys.command("add")(keys.add)
+_keys.command("list")(keys.list_)
+_keys.command("revoke")(keys.revoke)
+app.add_typer(_keys, name="keys", rich_help_panel=_SERVE)
 
 _models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
 _models.command("list")(models.list_)

@@ -76,6 +76,7 @@ from embank.events.models import (
     WorkerEnded,
     WorkerStarted,
 )
+from embank.events.service import JobEnded, KeysChanged, RequestAnswered, ServiceDraining, ServiceStarted
 
 __all__ = [
     "ActionSkipped",
@@ -106,6 +107,8 @@ __all__ = [
     "IndexFailed",
     "IndexProbed",
     "IngestProgressed",
+    "JobEnded",
+    "KeysChanged",
     "LeakAttributed",
     "MemoryJumped",
     "MemoryRecovered",
@@ -130,12 +133,15 @@ __all__ = [
     "ReembedProgressed",
     "ReembedStarted",
     "RemoteRequestEnded",
+    "RequestAnswered",
     "ReservationRefused",
     "RungEntered",
     "RungLeft",
     "SearchAnswered",
     "SecondLevelClosed",
     "SecondLevelOpened",
+    "ServiceDraining",
+    "ServiceStarted",
     "SourceItemSkipped",
     "TextsEmbedded",
     "ViewCaughtUp",

@@ -111,6 +111,11 @@ class LocalStore:
         with self.database.reading() as connection:
             return audit.read(connection, limit=limit)
 
+    def on_record(self, act: str, **detail: object) -> None:
+        """Write a row of the audit for an act that changes no collection; durable when it returns."""
+        with self.database.transaction() as connection:
+            audit.record(connection, act, None, at=self._shared.clock.now(), **detail)
+
     def close(self) -> None:
         """Close every file and give the lock up. May be called twice."""
         with self._guard:

@@ -1,0 +1,352 @@
+"""Wire types: what goes over HTTP, in either direction. The server checks by them, the client is typed by them.
+
+What a caller sends refuses unknown fields, so that a typing error is told; what a server answers is read with fields
+that a later version adds. Sizes are in bytes, times in seconds, points in time in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+Mode = Literal["hybrid", "dense", "lexical"]
+Scope = Literal["read", "write", "admin"]
+JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
+
+Where = Annotated[dict[str, Any], Field(examples=[{"year": {"$gte": 2020}}])]
+Number = StrictFloat | StrictInt
+
+MOST_IDS = 10_000
+MOST_WAIT_S = 600
+
+
+class Asked(BaseModel):
+    """Base of what a caller sends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Answer(BaseModel):
+    """Base of what a server answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+class ErrorBody(Answer):
+    """What went wrong, in the shape that OpenAI's clients read; `fields` are the facts that the message names."""
+
+    message: str
+    type: str
+    """invalid_request_error, authentication_error, permission_error, not_found_error, conflict_error, overloaded_error
+    or server_error."""
+    param: str | None = None
+    """The part of the request that is wrong, such as `documents.3.text`."""
+    code: str | None = None
+    """The error's name in snake case."""
+    request_id: str | None = None
+    fields: dict[str, Any] = {}
+
+
+class ErrorAnswer(Answer):
+    """Every answer whose status is 400 or above."""
+
+    error: ErrorBody
+
+
+# --- collections ----------------------------------------------------------------------------------------------------
+
+
+class CollectionAsked(Asked):
+    """A collection to be made."""
+
+    name: StrictStr = Field(min_length=1, max_length=128, examples=["notes"])
+    metric: Literal["cosine", "dot", "l2"] | None = None
+    """What it compares vectors by, for good; cosine unless said."""
+
+
+class CollectionChange(Asked):
+    """What can be changed of a collection."""
+
+    protected: StrictBool
+    """Whether documents that exist refuse every change; new ones may be added."""
+
+
+class CollectionAnswer(Answer):
+    """What is recorded of a collection."""
+
+    name: str
+    documents: int
+    chunks: int
+    sequence: int
+    metric: str
+    protected: bool
+    dtype: str
+    text_bytes: int
+    created: float
+    changed: float
+    fingerprint: str | None = None
+    dimension: int | None = None
+
+
+class CollectionsAnswer(Answer):
+    """All collections, by name."""
+
+    collections: list[CollectionAnswer]
+
+
+class CountAnswer(Answer):
+    """How many documents there are."""
+
+    count: int
+
+
+class StatsAnswer(Answer):
+    """What the bank holds, and its bytes on the disk by part of its folder."""
+
+    documents: int
+    chunks: int
+    collections: list[CollectionAnswer]
+    disk_bytes: dict[str, int]
+
+
+# --- documents ------------------------------------------------------------------------------------------------------
+
+
+class DocumentAsked(Asked):
+    """A document to be written. Without an id it is known by the hash of its text."""
+
+    text: StrictStr
+    id: StrictStr | None = None
+    metadata: dict[str, Any] = {}
+
+
+class UpsertAsked(Asked):
+    """Documents to be written, each in the place of the one of its id if there is one."""
+
+    documents: list[DocumentAsked] = Field(min_length=1)
+    vectors: list[list[Number]] | None = None
+    """The caller's own, one row for each document: they are not embedded."""
+    space: StrictStr = "own"
+    """What the caller's own vectors are called; vectors of another space don't mix with them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"documents": [{"id": "a1", "text": "Rivers carry silt.", "metadata": {"year": 2024}}]}]
+        }
+    )
+
+
+class UpsertAnswer(Answer):
+    """What was written, durably and visibly. `relabeled` had other metadata only; `ids` are in the order given."""
+
+    ids: list[str]
+    added: int
+    updated: int
+    relabeled: int
+    unchanged: int
+    duplicates: int
+    chunks: int
+    seconds: float
+
+
+class DocumentAnswer(Answer):
+    """A document as it is kept."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+    chunks: int
+    added: float
+    changed: float
+    root: str | None = None
+    origin: str | None = None
+
+
+class DocumentsAnswer(Answer):
+    """Documents in the order asked for; `next` is what to give as `after` for those behind them."""
+
+    documents: list[DocumentAnswer]
+    next: str | None = None
+
+
+class GetAsked(Asked):
+    """Documents by their ids."""
+
+    ids: list[StrictStr] = Field(min_length=1, max_length=MOST_IDS)
+
+
+class ListAsked(Asked):
+    """Documents in the order of their ids."""
+
+    limit: StrictInt = Field(default=100, ge=1, le=10_000)
+    after: StrictStr | None = None
+    where: Where | None = None
+
+
+class DeleteAsked(Asked):
+    """Documents to be deleted: either by their ids or by a filter."""
+
+    ids: list[StrictStr] | None = Field(default=None, max_length=MOST_IDS)
+    where: Where | None = None
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": ["a1"]}, {"where": {"year": {"$lt": 2000}}}]})
+
+
+class DeleteAnswer(Answer):
+    """How many documents went."""
+
+    deleted: int
+
+
+# --- search ---------------------------------------------------------------------------------------------------------
+
+
+class SearchAsked(Asked):
+    """A question in words, or a vector, or both; see `Collection.search`."""
+
+    query: StrictStr | None = None
+    vector: list[Number] | None = None
+    k: StrictInt = Field(default=10, ge=1)
+    where: Where | None = None
+    mode: Mode | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"query": "what do rivers carry?", "k": 5, "where": {"year": {"$gte": 2020}}}]}
+    )
+
+
+class HitAnswer(Answer):
+    """One document found, with its best passage: `text` is `document[start:end]`."""
+
+    id: str
+    score: float
+    text: str
+    metadata: dict[str, Any]
+    chunk: int
+    start: int
+    end: int
+    scores: dict[str, float] = {}
+
+
+class SearchAnswer(Answer):
+    """The best documents, best first. `degraded`: not all that there is was searched."""
+
+    hits: list[HitAnswer]
+    degraded: bool
+    seconds: float
+
+
+# --- long work ------------------------------------------------------------------------------------------------------
+
+
+class Waiting(Asked):
+    """Base of what starts a job: how long the answer may wait for its end."""
+
+    wait_s: Number = Field(default=30, ge=0, le=MOST_WAIT_S)
+    """Seconds that the answer waits for the job's end; one that takes longer is answered 202 while it goes on."""
+
+
+class PurgeAsked(Waiting):
+    """Documents to be deleted by age, by number or by a filter; see `Collection.purge`."""
+
+    older_than_s: Number | None = Field(default=None, ge=0)
+    keep: StrictInt | None = Field(default=None, ge=0)
+    by: StrictStr | None = None
+    where: Where | None = None
+    dry_run: StrictBool = False
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"older_than_s": 2_592_000, "dry_run": True}]})
+
+
+class CompactAsked(Waiting):
+    """A compaction; see `Collection.compact`."""
+
+    dry_run: StrictBool = False
+
+
+class BackupAsked(Waiting):
+    """A verified copy of the bank, in the server's own folder of backups (`http.backups`)."""
+
+    name: StrictStr = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", examples=["monday"])
+
+
+class JobAnswer(Answer):
+    """Long work: where it stands, and what came of it. `progress` and `result` have what the work has to tell."""
+
+    id: str
+    kind: Literal["import", "purge", "compact", "backup"]
+    collection: str | None
+    state: JobState
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    progress: dict[str, Any] = {}
+    result: dict[str, Any] | None = None
+    error: ErrorBody | None = None
+
+
+class JobsAnswer(Answer):
+    """Jobs, the newest first."""
+
+    jobs: list[JobAnswer]
+
+
+# --- the service itself ---------------------------------------------------------------------------------------------
+
+
+class MemoryAnswer(Answer):
+    """Where memory stands against the budget; more than these fields comes along."""
+
+    budget_bytes: int
+    real_bytes: int
+    managed_bytes: int
+    reserved_bytes: int
+    available_bytes: int
+    floor_bytes: int
+    pressure: float
+    rung: str | None
+    consumers: dict[str, int]
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ReleaseAnswer(Answer):
+    """Bytes of memory given back, as measured."""
+
+    freed_bytes: int
+
+
+class CheckAnswer(Answer):
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    seconds: float
+    detail: str = ""
+
+
+class HealthAnswer(Answer):
+    """Whether the service does what it is there for; `reasons` say what is wrong."""
+
+    status: Literal["ok", "not ready", "failing"]
+    reasons: list[str] = []
+    checks: list[CheckAnswer] = []
+
+
+class AuditAnswer(Answer):
+    """One act on record."""
+
+    at: float
+    act: str
+    collection: str | None
+    detail: dict[str, Any]
+
+
+class AuditsAnswer(Answer):
+    """Acts on record, the newest first."""
+
+    acts: list[AuditAnswer]

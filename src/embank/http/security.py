@@ -1,0 +1,141 @@
+"""Who may do what: the scope that each route asks for, checked before a byte of the body is read.
+
+While a bank has no keys, whoever can reach the loopback address may do everything, except web pages of elsewhere: a
+request must name the machine itself in its Host header and, where a browser tells it, in Origin, so that neither a
+foreign page nor a foreign name that was made to point here gets in. As soon as there is a key, a key is needed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from embank.client.schemas import Scope
+from embank.errors import InvalidInput
+from embank.events.kinds import KeysChanged
+from embank.http.errors import Refusal
+from embank.http.keys import Key, KeyBook, changes
+
+if TYPE_CHECKING:
+    from embank.http.service import Service
+    from embank.http.settings import Settings
+
+Needs = Scope | Literal["nothing"]
+_MARK = "x-embank-scope"
+
+
+def needs(scope: Needs) -> dict[str, Any]:
+    """What a route says of the scope that it asks for: `@router.get("/x", openapi_extra=needs("read"))`."""
+    return {_MARK: scope} if scope == "nothing" else {_MARK: scope, "security": [{"key": []}]}
+
+
+class ScopedRoute(APIRoute):
+    """A route that says which scope it asks for; one that says nothing can't be made."""
+
+    @property
+    def scope(self) -> Needs:
+        scope: Needs = (self.openapi_extra or {})[_MARK]
+        return scope
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, which begins with the check and ends, where an admin did something, with an entry on record."""
+        handle = super().get_route_handler()
+        scope, route = self.scope, self.path_format
+
+        async def checked(request: Request) -> Response:
+            request.state.route = route
+            service: Service = request.app.state.service
+            key = None if scope == "nothing" else service.guard.check(request, scope)
+            request.state.key = key
+            response = await handle(request)
+            if scope == "admin" and request.method != "GET" and response.status_code < 400:
+                detail = {"request": f"{request.method} {request.url.path}", "request_id": request.state.request_id}
+                by = "loopback" if key is None else key.id
+                await run_in_threadpool(service.on_record, "admin", **detail, key=by)
+            return response
+
+        return checked
+
+
+class Guard:
+    """Checks requests against the keys of a bank."""
+
+    def __init__(self, book: KeyBook, settings: Settings) -> None:
+        self._book = book
+        self._hosts = {"localhost", settings.host.lower(), *(host.lower() for host in settings.hosts)}
+        self._is_local = is_loopback(settings.host)
+        self._known = book.in_force()
+
+    @property
+    def keys(self) -> int:
+        return len(self._known)
+
+    def check(self, request: Request, scope: Scope) -> Key | None:
+        """The key that a request shows; `None` where none is asked for. Raises `Refusal`."""
+        in_force = self._book.in_force()
+        if in_force != self._known:
+            self._changed(request, in_force)
+        if not in_force and self._is_local:
+            self._check_place(request)
+            return None
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not token:
+            raise Refusal(401, "key_missing", "an API key is needed: send it as `Authorization: Bearer emb_…`")
+        key = self._book.find(token.strip())
+        if key is None:
+            raise Refusal(401, "key_invalid", "this API key is unknown or was revoked")
+        if not key.allows(scope):
+            raise Refusal(403, "scope_missing", f"this needs a key of scope {scope}, this one has {key.scope}")
+        return key
+
+    def _check_place(self, request: Request) -> None:
+        host = _hostname(f"//{request.headers.get('host', '')}")
+        origin = request.headers.get("origin")
+        if not self._is_here(host):
+            raise Refusal(421, "foreign_host", "without API keys only loopback names are answered (see http.hosts)")
+        if origin is not None and not self._is_here(_hostname(origin)):
+            raise Refusal(403, "foreign_origin", "without API keys pages of other sites may not ask anything")
+
+    def _is_here(self, host: str) -> bool:
+        return host in self._hosts or is_loopback(host)
+
+    def _changed(self, request: Request, in_force: list[Key]) -> None:
+        added, revoked = changes(self._known, in_force)
+        self._known = in_force
+        service: Service = request.app.state.service
+        service.stream.publish(KeysChanged(keys=len(in_force), added=len(added), revoked=len(revoked)))
+        named = {"added": [key.id for key in added], "revoked": [key.id for key in revoked]}
+        service.later(service.on_record, "keys", **named)
+
+
+def check_place(settings: Settings, book: KeyBook) -> None:
+    """Raise `InvalidInput` where the settings would open the bank to others without a key."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise InvalidInput("http.tls_cert and http.tls_key go together: give both, or neither")
+    if not is_loopback(settings.host) and not book.in_force():
+        raise InvalidInput(
+            f"listening on {settings.host} lets others in, and there is no API key yet: make one with "
+            f"`embank keys add NAME --scope write`, or listen on 127.0.0.1",
+            host=settings.host,
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _hostname(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""

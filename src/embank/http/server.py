@@ -1,0 +1,131 @@
+"""Serving a bank until it is told to stop: the socket, the signals, and an end that finishes what was begun."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from embank.bank import Bank
+from embank.errors import InvalidInput, MissingExtra
+from embank.events.kinds import ServiceStarted
+from embank.http.keys import KeyBook
+from embank.http.settings import Settings
+from embank.system.log import get_logger
+
+try:
+    import fastapi  # noqa: F401 -- whether it is there
+    from uvicorn import Config, Server
+except ImportError as error:
+    raise MissingExtra("fastapi" if error.name == "fastapi" else "uvicorn", "serve") from error
+
+from embank.http.app import make_app
+from embank.http.protocol import bounded
+from embank.http.security import check_place
+
+_log = get_logger(__name__)
+
+Ready = Callable[[str], None]
+"""Called with the address once requests are taken."""
+
+
+class BankServer(Server):
+    """One server of one open bank, which stays its caller's to close. `run` returns when it was told to stop.
+
+    SIGTERM and SIGINT stop it: no new work is taken, what is under way gets `http.drain_s`, and a second signal ends
+    that, too. In a thread other than the main one, `stop` does the same. The socket is bound when it is made, so that
+    an address that is taken is told at once.
+    """
+
+    def __init__(self, bank: Bank, *, on_ready: Ready | None = None) -> None:
+        settings: Settings = bank.config.section("http")
+        book = KeyBook(bank.path)
+        check_place(settings, book)
+        self._bank = bank
+        self._on_ready = on_ready
+        self._socket = _bound(settings)
+        self.endpoint = _endpoint(settings, self._socket)
+        app = make_app(bank)
+        self.service = app.service
+        super().__init__(
+            Config(
+                app,
+                http=bounded(settings),
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=True,
+                proxy_headers=False,
+                timeout_keep_alive=settings.keep_alive_s,
+                timeout_graceful_shutdown=settings.drain_s,
+                h11_max_incomplete_event_size=settings.header_limit.resolve(1 << 20),
+                ssl_certfile=None if settings.tls_cert is None else str(settings.tls_cert),
+                ssl_keyfile=None if settings.tls_key is None else str(settings.tls_key),
+            )
+        )
+
+    def serve_until_stopped(self) -> None:
+        """Serve. The bank's lock names the address meanwhile, so that commands find it."""
+        store = self._bank.engine.store
+        if store.lock is not None:
+            store.lock.announce(self.endpoint)
+        self.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Begin to end, as SIGTERM does. From any thread."""
+        self.service.drain()
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.service.stream.publish(ServiceStarted(endpoint=self.endpoint, keys=self.service.guard.keys))
+            if self._on_ready is not None:
+                self._on_ready(self.endpoint)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals stop the server, and nothing else: the bank is still to be closed when it has ended."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a signal handler's form
+        if self.should_exit:
+            self.force_exit = True
+        _log.warning("signal %d: no new work is taken, what is under way is finished", sig)
+        self.stop()
+
+
+def _bound(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((settings.host, settings.port))
+    except OSError as error:
+        made.close()
+        raise InvalidInput(
+            f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another http.host or "
+            f"http.port",
+            host=settings.host,
+            port=settings.port,
+        ) from error
+    return made
+
+
+def _endpoint(settings: Settings, listening: socket.socket) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{'http' if settings.tls_cert is None else 'https'}://{host}:{listening.getsockname()[1]}"

@@ -1,0 +1,119 @@
+"""The service behind the routes: the bank, the threads that work on it, and all that is kept while it serves.
+
+Wiring only. Made and closed with the event loop that it is used from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from embank.bank import Bank, LocalCollection
+from embank.errors import CollectionNotFound, EmbankError
+from embank.events.kinds import Event, RequestAnswered, ServiceDraining
+from embank.events.metrics import Metrics
+from embank.http.admission import Admission
+from embank.http.embedding import Embedding
+from embank.http.jobs import Jobs
+from embank.http.keys import KeyBook
+from embank.http.security import Guard
+from embank.http.settings import Settings
+from embank.http.workers import Workers
+from embank.system.log import get_logger
+
+_log = get_logger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Service:
+    """See the module. `requests` counts those under way; `draining` says that nothing new is taken."""
+
+    def __init__(self, bank: Bank) -> None:
+        engine = bank.engine
+        self.bank = bank
+        self.settings: Settings = engine.config.section("http")
+        self.governor = engine.governor
+        self.stream = engine.stream
+        self.clock = engine.clock
+        self.metrics = Metrics()
+        self.workers = Workers(self.settings.threads, self.settings.waiting, name="embank-http")
+        self._job_workers = Workers(self.settings.jobs, self.settings.jobs_waiting, name="embank-jobs")
+        self.jobs = Jobs(self._job_workers, kept=self.settings.jobs_kept, stream=self.stream, clock=self.clock)
+        self.admission = Admission(self.governor, clock=self.clock)
+        self.embedding = Embedding(engine, self.workers, self.settings)
+        self.guard = Guard(KeyBook(bank.path), self.settings)
+        self.requests = 0
+        self.listeners = 0
+        self.draining = False
+        self.model_error = "the model is not loaded yet"
+        """Why the model of new collections can't be used; empty when it can."""
+        self._later: set[asyncio.Task[object]] = set()
+        self._folding = self.stream.subscribe(self._fold, capacity=10_000)
+
+    @property
+    def events_dropped(self) -> int:
+        """Events that the figures lack."""
+        return self._folding.dropped
+
+    @property
+    def backups(self) -> Path:
+        """Where backups go."""
+        path = self.bank.path
+        return self.settings.backups or path.with_name(f"{path.name}-backups")
+
+    def collection(self, name: str) -> LocalCollection:
+        """A collection that exists; `CollectionNotFound` else. Blocks."""
+        found = self.bank.collection(name)
+        if found.stats() is None:
+            raise CollectionNotFound(f"there is no collection {name!r}", name=name)
+        return found
+
+    def on_record(self, act: str, **detail: object) -> None:
+        """Write an act of administration into the bank's audit. Blocks."""
+        self.bank.engine.store.on_record(act, **detail)
+
+    def later(self, work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> None:
+        """Have a thread do what no answer waits for; what it raises is logged."""
+
+        async def do() -> None:
+            try:
+                await asyncio.to_thread(work, *args, **options)
+            except EmbankError as error:
+                _log.error("what was to be done beside a request failed: %s", error)
+
+        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(do())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    def warm(self) -> None:
+        """Load the model; how that went is in `model_error`. Blocks."""
+        try:
+            self.bank.warm()
+        except EmbankError as error:
+            self.model_error = error.message
+            _log.warning("the model can't be used: %s", error)
+        else:
+            self.model_error = ""
+
+    def drain(self) -> None:
+        """Take no new work from now on."""
+        if not self.draining:
+            self.draining = True
+            self.stream.publish(ServiceDraining(requests=self.requests, jobs=self.jobs.running))
+
+    async def close(self) -> None:
+        """End jobs and threads; the bank stays open."""
+        self.drain()
+        await self.jobs.drain(wait_s=self.settings.drain_s)
+        if self._later:
+            await asyncio.wait(self._later)
+        for end in (self.workers.close, self._job_workers.close, self.admission.close, self._folding.close):
+            await asyncio.to_thread(end)
+
+    def _fold(self, event: Event) -> None:
+        if not isinstance(event, RequestAnswered):  # those are counted at their source
+            self.metrics.observe(event)

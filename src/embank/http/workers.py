@@ -1,0 +1,61 @@
+"""Threads for work that blocks, so that the event loop never does: so many at once, so many waiting, then no more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from embank.http.errors import Refusal
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Workers:
+    """To be used from one event loop. `busy` counts what is worked on and what waits."""
+
+    def __init__(self, threads: int, waiting: int, *, name: str) -> None:
+        self._most = threads + waiting
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self.busy = 0
+        self.refused = 0
+
+    async def run(self, work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
+        """What `work` returns, computed in a thread; `Refusal` (429) where too much waits already.
+
+        Who stops waiting for it does not stop it: its place is taken until it ends. What had not begun does not begin.
+        """
+        self.check()
+        self.busy += 1
+        context = contextvars.copy_context()
+        try:
+            future = self._pool.submit(context.run, partial(work, *args, **options))
+        except BaseException:
+            self.busy -= 1
+            raise
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: _tell(loop, self._ended))
+        return await asyncio.wrap_future(future)
+
+    def check(self) -> None:
+        """Raise what `run` would where it would refuse."""
+        if self.busy >= self._most:
+            self.refused += 1
+            raise Refusal(429, "busy", "too much waits already: try again", retry_s=1)
+
+    def _ended(self) -> None:
+        self.busy -= 1
+
+    def close(self) -> None:
+        """Begin nothing further; wait for what is under way."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    """Have the loop do it, unless it is over: then nobody counts any more."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(what)
