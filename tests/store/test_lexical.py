@@ -139,8 +139,8 @@ def test_a_filtered_search_is_the_whole_ranking_filtered(
     allowed = chance.random(rows) < share
     for asked in ("w1 w2 w7", "w3", "w300 w1", "w1 w1 w1", "nowhere"):
         whole = searcher.search(asked, rows, allowed=None, below=rows)
-        among = allowed[whole.slots]
+        kept = allowed[whole.slots]
         for k in (1, 10, 200):
             found = searcher.search(asked, k, allowed=allowed, below=rows)
-            assert found.slots.tolist() == whole.slots[among][:k].tolist()
-            assert np.allclose(found.scores, whole.scores[among][:k], rtol=1e-6)
+            assert found.slots.tolist() == whole.slots[kept][:k].tolist()
+            assert np.allclose(found.scores, whole.scores[kept][:k], rtol=1e-6)
