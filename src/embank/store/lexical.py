@@ -191,6 +191,11 @@ class LexicalSearcher:
         """Passages and the marker."""
         return self._searcher.num_docs
 
+    def terms(self, text: str) -> list[tuple[str, int]]:
+        """Each distinct word of `text`, as the index knows it, and the number of passages that have it (0: none)."""
+        words = dict.fromkeys(self._analyzer.analyze(text[:MAX_QUERY_CHARACTERS]))
+        return [(word, self._searcher.doc_freq("text", word)) for word in list(words)[:MAX_QUERY_WORDS]]
+
     def search(self, text: str, k: int, *, allowed: Mask | None, below: int) -> Neighbors:
         """The `k` best passages by BM25 with a slot < `below` for which `allowed` is true; best first."""
         import tantivy
