@@ -21,6 +21,7 @@ from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.searched import Searched
 from embank.source.protocol import Source
 from embank.store import metric as metrics
+from embank.store import words
 from embank.store.backup import OnBackupProgress, back_up
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
@@ -249,16 +250,25 @@ class Bank:
     def config(self) -> Config:
         return self._engine.config
 
-    def collection(self, name: str = "default", *, metric: str | None = None) -> LocalCollection:
+    def collection(
+        self, name: str = "default", *, metric: str | None = None, language: str | None = None
+    ) -> LocalCollection:
         """The collection of that name; it comes into being with its first document.
 
         `metric` is what it compares vectors by, from then on: `cosine` (what it is unless said), `dot` (the inner
         product) or `l2` (the distance; a score is minus its square). `embank.store.metric` has what each means.
 
+        `language` is how its words are stemmed from now on (by default as before, at first as `store.lexical_language`
+        says); another than before has its lexical view built anew. `embank.store.words` has what there are.
+
         Raises `MetricMismatch` where it compares them by another, and `InvalidInput` for an unknown one.
         """
         wanted = None if metric is None else metrics.checked(metric)
-        return LocalCollection(self._engine, self._engine.store.collection(name, metric=wanted))
+        spoken = None if language is None else words.checked(language)
+        found = LocalCollection(self._engine, self._engine.store.collection(name, metric=wanted))
+        if spoken is not None:
+            self._engine.store.set_language(name, spoken)
+        return found
 
     def collections(self) -> list[CollectionInfo]:
         """What is recorded of each collection, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,13 @@ def open_store(tmp_path: Path) -> Iterator[OpenStore]:
         files: Files | None = None,
         lexical_rows: int = 4096,
         stream: Stream | None = None,
+        settings: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> LocalStore:
         store = LocalStore(
             tmp_path / "bank",
             read_only=read_only,
-            settings=Settings(lexical_rows=lexical_rows),
+            settings=Settings(lexical_rows=lexical_rows, **(settings or {})),
             stream=stream or Stream(),
             files=files,
             **more,

@@ -36,12 +36,12 @@ def held():
 COMMITS = """
 path, side, commits = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 index = LexicalIndex(path, writer_bytes=15_000_000)
-index.apply(removed=(), added=[(slot, f"word{slot} common") for slot in range(100)], mark=Mark("v", 1, 100))
+index.apply(removed=(), added=[(slot, f"word{slot} common", "") for slot in range(100)], mark=Mark("v", 1, 100))
 reader = LexicalIndex(path, writer_bytes=15_000_000) if side == "reader" else None
 readings = []
 for number in range(commits):
     slot = 100 + number
-    index.apply(removed=(number,), added=[(slot, f"word{slot} common")], mark=Mark("v", number + 2, slot + 1))
+    index.apply(removed=(number,), added=[(slot, f"word{slot} common", "")], mark=Mark("v", number + 2, slot + 1))
     looks = index
     if reader is not None:
         reader.reload()
@@ -49,7 +49,7 @@ for number in range(commits):
     searcher = looks.searcher()
     found = searcher.search(f"word{slot}", 3, allowed=None, below=slot + 1)
     assert found.slots.tolist() == [slot], found
-    assert searcher.mark("v").sequence == number + 2
+    assert looks.mark("v").sequence == number + 2
     assert searcher.documents == 101
     readings.append(held())
 print(json.dumps(readings))
@@ -58,7 +58,8 @@ print(json.dumps(readings))
 SEARCHES = """
 index = LexicalIndex(None, writer_bytes=15_000_000)
 texts = [" ".join(f"w{count}" for count in range(slot + 1, 1_000)) for slot in range(999)]
-index.apply(removed=(), added=list(enumerate(texts)), mark=Mark("v", 1, 999))  # `wN` is in N passages
+added = [(slot, text, "") for slot, text in enumerate(texts)]  # `wN` is in N passages
+index.apply(removed=(), added=added, mark=Mark("v", 1, 999))
 index.close_writer()
 searcher = index.searcher()
 allowed = np.arange(999) % 10 == 0
@@ -110,15 +111,15 @@ def test_a_searcher_goes_on_with_its_picture_after_the_index_was_opened_again(
     monkeypatch.setattr(lexical, "RENEWED_AFTER", 2)
     index = LexicalIndex(tmp_path, writer_bytes=15_000_000)
     reader = LexicalIndex(tmp_path, writer_bytes=15_000_000)
-    index.apply(removed=(), added=[(0, "rivers carry silt")], mark=Mark("v", 1, 1))
+    index.apply(removed=(), added=[(0, "rivers carry silt", "")], mark=Mark("v", 1, 1))
     reader.reload()
     firsts = index.searcher(), reader.searcher()
     for slot in range(1, 6):
-        index.apply(removed=(slot - 1,), added=[(slot, "rivers run")], mark=Mark("v", slot + 1, slot + 1))
+        index.apply(removed=(slot - 1,), added=[(slot, "rivers run", "")], mark=Mark("v", slot + 1, slot + 1))
         reader.reload()
-        for searcher in (index.searcher(), reader.searcher()):
-            assert searcher.search("rivers", 5, allowed=None, below=9).slots.tolist() == [slot]
-            assert searcher.mark("v") == Mark("v", slot + 1, slot + 1)
+        for looks in (index, reader):
+            assert looks.searcher().search("rivers", 5, allowed=None, below=9).slots.tolist() == [slot]
+            assert looks.mark("v") == Mark("v", slot + 1, slot + 1)
     for first in firsts:
         assert first.search("silt", 5, allowed=None, below=9).slots.tolist() == [0]
     index.close_writer()

@@ -11,7 +11,7 @@ from embank.search.explain import Trace, of_hits, of_search
 from embank.search.fuse import Fused
 from embank.search.highlight import spans
 from embank.search.query import Query
-from embank.store.lexical import MAX_QUERY_CHARACTERS
+from embank.store.asking import asked
 from embank.store.snapshot import Snapshot
 
 
@@ -35,10 +35,11 @@ def fetched(best: Fused, query: Query, snapshot: Snapshot, trace: Trace) -> Answ
         )
         for place, passage in enumerate(passages)
     ]
-    if query.highlight:
+    words = snapshot.words
+    if query.highlight and words is not None:
         with trace.step("highlight"):
-            wanted = frozenset(snapshot.words((query.text or "")[:MAX_QUERY_CHARACTERS]))
-            hits = [replace(hit, highlights=spans(hit.text, wanted, snapshot.words)) for hit in hits]
+            wanted = asked(query.text or "", words)
+            hits = [replace(hit, highlights=spans(hit.text, wanted, words)) for hit in hits]
     if not query.explain:
         return Answer(hits, query.mode, snapshot.degraded)
     search = of_search(trace, query, snapshot)

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from embank.errors import DocumentNotFound
-from embank.search.highlight import forms, split
 from embank.search.query import Query
 from embank.store.index.protocol import Slots
 from embank.store.snapshot import Snapshot
@@ -46,17 +45,19 @@ def telling(text: str, snapshot: Snapshot) -> list[str]:
 
     As they are written: what the index makes of them is made anew by the search.
     """
-    written = Counter(split(text[:_READ_CHARACTERS]))
+    words = snapshot.words
+    if words is None:
+        return []
     passages = max(snapshot.info.chunks, 1)
     counts: Counter[str] = Counter()
     spelt: dict[str, str] = {}
-    for word, forms_of in forms(written, snapshot.words).items():
-        for form in forms_of:
-            counts[form] += written[word]
-            spelt.setdefault(form, word)
+    for word in words.of(text[:_READ_CHARACTERS]):
+        if not word.stop and not word.part and len(word.form) >= _LEAST_WORD:
+            counts[word.form] += 1
+            spelt.setdefault(word.form, text[word.start : word.end])
     weights = {
         form: count * math.log(1 + passages / frequency)
         for form, count in counts.items()
-        if len(form) >= _LEAST_WORD and (frequency := snapshot.frequency(form))
+        if (frequency := snapshot.frequency(form))
     }
     return [spelt[form] for form in sorted(weights, key=lambda form: (-weights[form], form))[:WORDS]]

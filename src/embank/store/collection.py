@@ -17,7 +17,7 @@ from embank.errors import (
     StoreError,
 )
 from embank.events.kinds import ChangeRefused, DocumentsCommitted, DocumentsDeleted
-from embank.store import audit, collections, documents
+from embank.store import audit, collections, documents, wording
 from embank.store.codec import Float32, Stored
 from embank.store.collections import Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
@@ -334,6 +334,7 @@ class StoredCollection:
             with self._database.transaction() as connection:
                 metric, dtype = self._wanted or "cosine", dtype or self._shared.settings.dtype
                 row = collections.insert(connection, self.name, metric=metric, dtype=dtype, now=now)
+                wording.begin(connection, row, self._shared.settings.lexical_language)
         collections.check_metric(row.info, self._wanted)
         return row
 
@@ -352,8 +353,9 @@ class StoredCollection:
             documents.put(connection, row, upsert, root=batch.root, first_slot=slot, sequence=sequence, now=now)
             slot += len(upsert.chunks)
             new_bytes += len(upsert.document.text.encode())
+        titles = self._shared.settings.lexical_titles
         for document in batch.relabeled:
-            documents.relabel(connection, row.key, document, root=batch.root, sequence=sequence, now=now)
+            documents.relabel(connection, row.key, document, root=batch.root, sequence=sequence, now=now, titles=titles)
         added = slot - row.slots
         if added != len(batch.vectors):
             raise StoreError(f"a batch of {added} chunks came with {len(batch.vectors)} vectors")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from embank.errors import InvalidInput
 from embank.records import Chunk, Document, Metadata
+from embank.store import wording
 from embank.store.around import reaches
 from embank.store.collections import Row
 from embank.store.predicate import Predicate
@@ -139,8 +140,14 @@ def relabel(
     root: str | None,
     sequence: int,
     now: float,
+    titles: tuple[str, ...],
 ) -> None:
-    """Change the metadata and the origin of a document and nothing else."""
+    """Change the metadata and the origin of a document and nothing else; `titles` are the keys of its title."""
+    found = connection.execute(
+        "SELECT id, metadata FROM documents WHERE collection = ? AND name = ?", (collection, document.id)
+    ).fetchone()
+    if found and wording.title(json.loads(found[1]), titles) != wording.title(document.metadata, titles):
+        wording.retitle(connection, found[0], sequence=sequence)
     connection.execute(
         "UPDATE documents SET metadata = ?, root = ?, origin = ?, sequence = ?, changed = ? "
         "WHERE collection = ? AND name = ?",
@@ -328,16 +335,19 @@ def slots_of(connection: sqlite3.Connection, row: Row, ids: Iterable[str]) -> di
     return found
 
 
-def texts(connection: sqlite3.Connection, row: Row, *, first_slot: int, below: int) -> Iterator[tuple[int, str]]:
-    """(slot, passage) of the chunks in [first_slot, below), ascending; one document in memory at a time."""
+def texts(
+    connection: sqlite3.Connection, row: Row, *, first_slot: int, below: int, titles: tuple[str, ...]
+) -> Iterator[tuple[int, str, str]]:
+    """(slot, passage, title) of the chunks in [first_slot, below), ascending; one document in memory at a time."""
     rows = connection.execute(
         "SELECT document, slot, start, end FROM chunks WHERE collection = ? AND slot >= ? AND slot < ? ORDER BY slot",
         (row.slots_key, first_slot, below),
     )
     for document, members in groupby(rows, key=itemgetter(0)):
-        (text,) = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
+        text, metadata = connection.execute("SELECT text, metadata FROM documents WHERE id = ?", (document,)).fetchone()
+        title = wording.title(json.loads(metadata), titles) if titles else ""
         for _, slot, start, end in members:
-            yield slot, text[start:end]
+            yield slot, text[start:end], title
 
 
 def slot_behind(connection: sqlite3.Connection, row: Row, *, first_slot: int, rows: int) -> int | None:

@@ -92,8 +92,8 @@ def lexical(root: Path, bank: str, row: Row) -> tuple[str, str | None, Mark | No
         return place, None, None
     try:
         _check_lexical_files(path)
-        searcher = LexicalIndex(path, writer_bytes=_HEAP_BYTES).searcher()
-        mark = searcher.mark(_truth(bank, row))
+        index = LexicalIndex(path, writer_bytes=_HEAP_BYTES)
+        searcher, mark = index.searcher(), index.mark(_truth(bank, row))
     except (ValueError, OSError) as error:
         return place, str(error), None
     if not mark.slots and searcher.documents:

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from embank.store import collections, documents
+from embank.store import collections, documents, wording
 from embank.store.collections import Row, slots_key
 from embank.store.protocol import Space
 
@@ -242,6 +242,7 @@ def erase_step(connection: sqlite3.Connection, key: int, generation: int) -> boo
         ).rowcount
         if gone:
             return True
+    wording.forget(connection, own)
     return _erase_digests(connection, key, generation, own)
 
 

@@ -1,29 +1,25 @@
-"""The lexical view: a BM25 index over a collection's passages, by tantivy.
+"""The lexical view: a BM25 index over a collection's passages and their titles, by tantivy.
 
-A derived view. What it has applied is recorded in a marker document of the same commit, so index and marker can't
-disagree; it catches up from the truth and can be thrown away at any time. Any text is a valid query: words are cut by
-the same analyzer as the passages and joined with OR; there is no query syntax here.
+A derived view. What it has applied, and how it cuts words, is recorded in a marker document of the same commit, so
+index and marker can't disagree; it catches up from the truth and can be thrown away at any time.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from embank.store.among import among, is_quicker
-from embank.store.index.protocol import Mask, Neighbors
+from embank.store import words as cutting
+from embank.store.lexicalsearch import LexicalSearcher
+from embank.store.words import Language, Words
 
 if TYPE_CHECKING:
     import tantivy
 
-SCHEMA_VERSION = 1
-MAX_QUERY_WORDS = 256
-MAX_QUERY_CHARACTERS = 20_000
+SCHEMA_VERSION = 2
 WRITER_RESIDENT_BYTES = 20_000_000
 """What a writer with a heap of 15 MB was measured to hold (18-24 MB)."""
 
@@ -31,50 +27,59 @@ RENEWED_AFTER = 32
 """Commits after which an index on disk is opened again: tantivy 0.27 keeps an entry for every file that it ever mapped,
 some 1.5 KB a commit, for as long as an index is open. Opening it and its writer takes 4-6 ms."""
 
-_LONGEST_WORD = 64
-_PADDED = 1_024
-"""What was found is brought to as many as were asked for, up to so many: numpy keeps freed arrays of each length below
-a kilobyte for ever, and lengths that are other ones with every search add up to a megabyte within thousands."""
-_ANALYZER = "embank_english_1"
+_ANALYZER = f"embank_{SCHEMA_VERSION}_{cutting.VERSION}_"
+"""Before the language: an index that was written with other words is told by the name of its analyzer."""
 
-_SPARE = 1.3
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What an index depends on beside the texts: their language, and the keys of metadata that hold titles."""
+
+    language: Language = "english"
+    titles: tuple[str, ...] = ("title",)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a view has applied: all chunks below `slots`, all removals up to `sequence`. `view` names its truth."""
+    """What a view has applied: all chunks below `slots`, all changes up to `sequence`. `view` names its truth."""
 
     view: str
     sequence: int = 0
     slots: int = 0
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 class LexicalIndex:
     """One tantivy index, on disk or in memory. Searching is thread-safe; writing is for one thread at a time."""
 
-    def __init__(self, path: Path | None, *, writer_bytes: int) -> None:
-        """Open the index at `path`, or create it; `None` for one in memory. `ValueError` when its files are damaged."""
+    def __init__(
+        self, path: Path | None, *, writer_bytes: int, recipe: Recipe | None = None, title_boost: float = 1.0
+    ) -> None:
+        """Open the index at `path`, or create it; `None` for one in memory.
+
+        Without `recipe`, one that exists is opened by its own. `ValueError` when its files are damaged, were written by
+        another version, or by another recipe.
+        """
         import tantivy
 
         self._tantivy = tantivy
         self._path = path
         self._writer_bytes = writer_bytes
+        self._title_boost = title_boost
+        recorded = None if path is None else _recorded_language(path)
+        if recipe is not None and recorded not in (None, recipe.language):
+            raise ValueError(f"its words are cut as {recorded}, not as {recipe.language}")
+        self._recipe = recipe or Recipe(recorded or "english")
+        self._words = Words(self._recipe.language)
+        self._analyzer = _ANALYZER + self._recipe.language
         builder = tantivy.SchemaBuilder()
-        builder.add_text_field("text", stored=False, tokenizer_name=_ANALYZER, index_option="freq")
+        for name in ("text", "title"):
+            builder.add_text_field(name, stored=False, tokenizer_name=self._analyzer, index_option="position")
         # A signed field: deleting by a term of an unsigned one silently deletes nothing (tantivy-py 0.27).
         builder.add_integer_field("slot", stored=False, indexed=True, fast=True)
         builder.add_text_field("kind", stored=False, tokenizer_name="raw", index_option="basic")
         builder.add_text_field("mark", stored=True, tokenizer_name="raw", index_option="basic")
         self._schema = builder.build()
-        words = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-        for each in (
-            tantivy.Filter.remove_long(_LONGEST_WORD),
-            tantivy.Filter.lowercase(),
-            tantivy.Filter.ascii_fold(),
-            tantivy.Filter.stemmer("english"),
-        ):
-            words = words.filter(each)
-        self._analyzer = words.build()
         self._writer: tantivy.IndexWriter | None = None
         self._commits = 0
         """Seen since the index was opened."""
@@ -89,28 +94,38 @@ class LexicalIndex:
         return path.is_dir() and tantivy.Index.exists(str(path))
 
     @property
+    def recipe(self) -> Recipe:
+        """What it was created or opened with."""
+        return self._recipe
+
+    @property
     def writing(self) -> bool:
         """Whether the writer, and with it its heap, is held."""
         return self._writer is not None
 
-    def apply(self, *, removed: Iterable[int], added: Iterable[tuple[int, str]], mark: Mark) -> int:
-        """Remove and add passages and record `mark`, in one commit; return the number added."""
+    def apply(self, *, removed: Iterable[int], added: Iterable[tuple[int, str, str]], mark: Mark) -> int:
+        """Remove and add passages and record `mark`, in one commit; return the number added.
+
+        Each of `added` is a slot, the passage, and the title of its document or "".
+        """
         self._renew_if_due()
         if self._writer is None:
             self._writer = self._index.writer(self._writer_bytes, 1)
         writer, count = self._writer, 0
         for slot in removed:
             writer.delete_documents_by_term("slot", int(slot))
-        for slot, text in added:
+        for slot, text, title in added:
             document = self._tantivy.Document()
-            document.add_text("text", text)
+            document.add_text("text", self._words.spread(text))
+            if title:
+                document.add_text("title", self._words.spread(title))
             document.add_integer("slot", slot)
             writer.add_document(document)
             count += 1
         writer.delete_documents_by_term("kind", "mark")
         document = self._tantivy.Document()
         document.add_text("kind", "mark")
-        document.add_text("mark", json.dumps({**asdict(mark), "schema": SCHEMA_VERSION}))
+        document.add_text("mark", self._encoded(mark))
         writer.add_document(document)
         writer.commit()
         self._index.reload()
@@ -134,12 +149,28 @@ class LexicalIndex:
 
     def searcher(self) -> LexicalSearcher:
         """An immutable picture of the last commit seen."""
-        return LexicalSearcher(self._tantivy, self._schema, self._analyzer, self._index.searcher())
+        return LexicalSearcher(self._schema, self._words, self._index.searcher(), title_boost=self._title_boost)
+
+    def mark(self, view: str) -> Mark:
+        """What the last commit seen has applied; the empty mark when it is of another truth or another version."""
+        encoded = self.searcher().marker()
+        if encoded is None:
+            return Mark(view, recipe=self._recipe)
+        fields: dict[str, Any] = json.loads(encoded)
+        if fields["schema"] != SCHEMA_VERSION or fields["view"] != view:
+            return Mark(view, recipe=self._recipe)
+        recipe = Recipe(self._recipe.language, tuple(fields["titles"]))
+        return Mark(view, fields["sequence"], fields["slots"], recipe)
+
+    def _encoded(self, mark: Mark) -> str:
+        titles = list(self._recipe.titles)
+        fields = {"view": mark.view, "sequence": mark.sequence, "slots": mark.slots, "titles": titles}
+        return json.dumps({**fields, "schema": SCHEMA_VERSION})
 
     def _open(self) -> None:
         path = None if self._path is None else str(self._path)
         self._index = self._tantivy.Index(self._schema, path, reuse=True)
-        self._index.register_tokenizer(_ANALYZER, self._analyzer)
+        self._index.register_tokenizer(self._analyzer, self._words.analyzer)
         self._index.config_reader("manual")
         self._index.reload()
         self._commits = 0
@@ -161,88 +192,16 @@ class LexicalIndex:
         return found.st_ino, found.st_mtime_ns
 
 
-class LexicalSearcher:
-    """Searches one commit of a lexical index. Thread-safe."""
-
-    def __init__(
-        self,
-        module: object,
-        schema: tantivy.Schema,
-        analyzer: tantivy.TextAnalyzer,
-        searcher: tantivy.Searcher,
-    ) -> None:
-        self._tantivy = module
-        self._schema = schema
-        self._analyzer = analyzer
-        self._searcher = searcher
-
-    def mark(self, view: str) -> Mark:
-        """The marker of this commit; the empty mark when it belongs to another truth or another schema."""
-        import tantivy
-
-        query = tantivy.Query.term_query(self._schema, "kind", "mark")
-        hits = self._searcher.search(query, 1).hits
-        if not hits:
-            return Mark(view)
-        fields = json.loads(str(self._searcher.doc(hits[0][1]).get_first("mark")))
-        if fields.pop("schema") != SCHEMA_VERSION or fields["view"] != view:
-            return Mark(view)
-        return Mark(**fields)
-
-    @property
-    def documents(self) -> int:
-        """Passages and the marker."""
-        return self._searcher.num_docs
-
-    def terms(self, text: str) -> list[tuple[str, int]]:
-        """Each distinct word of `text`, as the index knows it, and the number of passages that have it (0: none)."""
-        words = dict.fromkeys(self._analyzer.analyze(text[:MAX_QUERY_CHARACTERS]))
-        return [(word, self._searcher.doc_freq("text", word)) for word in list(words)[:MAX_QUERY_WORDS]]
-
-    def words(self, text: str) -> list[str]:
-        """The words that `text` is found by, as passages and questions are cut; in their order."""
-        return self._analyzer.analyze(text)
-
-    def frequency(self, word: str) -> int:
-        """In how many passages a word stands, as `words` gives it."""
-        return self._searcher.doc_freq("text", word)
-
-    def search(self, text: str, k: int, *, allowed: Mask | None, below: int) -> Neighbors:
-        """The `k` best passages by BM25 with a slot < `below` for which `allowed` is true; best first."""
-        import tantivy
-
-        words = list(dict.fromkeys(self._analyzer.analyze(text[:MAX_QUERY_CHARACTERS])))[:MAX_QUERY_WORDS]
-        if not words:
-            return _none()
-        query = tantivy.Query.boolean_query(
-            [(tantivy.Occur.Should, tantivy.Query.term_query(self._schema, "text", word)) for word in words]
-        )
-        limit = k
-        if allowed is not None:
-            places = np.flatnonzero(allowed[:below])
-            if not len(places):
-                return _none()
-            if is_quicker(len(places), sum(count for _, count in self.terms(text))):
-                query = among(self._schema, query, places)
-            else:  # as many as will be filtered away, were what is allowed no likelier to match than the rest
-                limit = min(int(_SPARE * k * below / len(places)) + 1, max(self.documents, k))
-        while True:
-            hits = self._searcher.search(query, limit, count=False).hits
-            if not hits or not below:
-                return _none()
-            unfilled = max(min(limit, _PADDED) - len(hits), 0)
-            found = self._searcher.fast_field_values("slot", [address for _, address in hits])
-            slots = np.array([*found, *[below] * unfilled], np.int64)
-            scores = np.array([*(score for score, _ in hits), *[0.0] * unfilled], np.float32)
-            keep = slots < below
-            if allowed is not None:
-                keep &= allowed[np.where(keep, slots, 0)]
-            kept = int(keep.sum())
-            if kept >= k or len(hits) < limit:
-                order = np.lexsort((slots, -scores, ~keep))[: min(kept, k)]
-                return Neighbors(slots[order], scores[order])
-            limit *= 4
-
-
-def _none() -> Neighbors:
-    return Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
+def _recorded_language(path: Path) -> Language | None:
+    """The language of the index at `path`; `None` where there is none. `ValueError` where it can't be told."""
+    try:
+        fields = json.loads((path / "meta.json").read_bytes())["schema"]
+        (name,) = [each["options"]["indexing"]["tokenizer"] for each in fields if each["name"] == "text"]
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"meta.json can't be understood: {error}") from error
+    for language in cutting.LANGUAGES:
+        if name == _ANALYZER + language:
+            return language
+    raise ValueError(f"it was written by another version, which cut words as {name!r}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from embank.cache.weighed import WeighedCache
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
-from embank.store import audit, collections, manifest, migration, schema
+from embank.store import audit, collections, manifest, migration, schema, wording
 from embank.store.collection import StoredCollection
 from embank.store.columns import Column
 from embank.store.database import Database, translated_errors
@@ -26,6 +26,7 @@ from embank.store.metric import Metric
 from embank.store.protocol import CollectionInfo
 from embank.store.settings import Settings
 from embank.store.shared import Shared
+from embank.store.words import Language
 from embank.system.clock import Clock, SystemClock
 from embank.system.files import Files
 
@@ -100,6 +101,22 @@ class LocalStore:
             if metric is not None:
                 found.want(metric)
             return found
+
+    def set_language(self, name: str, language: Language) -> None:
+        """Have the words of a collection cut by `language`; it is made where it does not exist. On record.
+
+        Its lexical view is built anew with the next search, which waits for it, unless that is its language already.
+        Raises `BankReadOnly` where it is not.
+        """
+        with self.database.reading() as connection:
+            row = collections.find(connection, name)
+            if row is not None and wording.language(connection, row.key) == language:
+                return
+        self.collection(name).ensure(dtype=self._shared.settings.dtype)
+        with self.database.transaction() as connection:
+            row, now = collections.find(connection, name), self._shared.clock.now()
+            if row is not None and wording.change(connection, row, language, now=now):
+                audit.record(connection, "set language", name, at=now, language=language)
 
     def collections(self) -> list[CollectionInfo]:
         """What is recorded of each collection, by name. Reads no documents."""

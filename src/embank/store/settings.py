@@ -6,6 +6,7 @@ from pydantic import Field
 
 from embank.config import Section
 from embank.store.codec import Dtype
+from embank.store.words import Language
 from embank.system.size import Size
 
 
@@ -15,6 +16,17 @@ class Settings(Section):
     dtype: Dtype = Field(default="fp16", description="how vectors are stored: fp16, or int8 (half the bytes)")
     lexical_rows: int = Field(
         default=4_096, ge=1, le=65_536, description="the lexical view is committed at least every so many passages"
+    )
+    lexical_language: Language = Field(
+        default="english",
+        description="by which the words of new collections are stemmed; none for code and for what is not listed, "
+        "trigrams to find any part of a word",
+    )
+    lexical_titles: tuple[str, ...] = Field(
+        default=("title",), description="metadata whose text counts as a title; a change builds lexical views anew"
+    )
+    lexical_title_boost: float = Field(
+        default=1.0, ge=0, le=100, description="what a word in a title counts, beside one in a passage"
     )
     compact_dead: float = Field(
         default=0.5, gt=0, le=1, description="a collection is due for compaction from this share of dead vectors on"

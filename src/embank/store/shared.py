@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from embank.cache.weighed import WeighedCache
 from embank.errors import BankDamaged, EmbankError
 from embank.events.stream import Stream
 from embank.memory.governor import Governor, Registration
-from embank.store import migration
+from embank.store import migration, wording
 from embank.store.collections import Row
 from embank.store.columns import Column, Columns
 from embank.store.database import Database
@@ -26,7 +27,7 @@ from embank.store.index.settings import Settings as IndexSettings
 from embank.store.index.view import State, VectorView
 from embank.store.settings import Settings
 from embank.store.vectors import Segments
-from embank.store.views import LexicalView, ReaderView, ViewPlace, WriterView
+from embank.store.views import LexicalView, Opening, ReaderView, ViewPlace, WriterView
 from embank.system.clock import Clock
 from embank.system.files import Files
 from embank.system.log import get_logger
@@ -77,17 +78,19 @@ class Shared:
             generation=row.info.generation,
             collection_name=row.info.name,
         )
-        writer_bytes = self.settings.lexical_writer_bytes
+        opening = Opening(place.path, self.settings.lexical_writer_bytes, title_boost=self.settings.lexical_title_boost)
+        recipe = partial(wording.recipe, key=row.key, titles=self.settings.lexical_titles)
         if self.database.read_only:
-            return ReaderView(place, writer_bytes=writer_bytes)
+            return ReaderView(place, opening, recipe)
         return WriterView(
             place,
+            opening,
+            recipe,
             self.database.readers,
             files=self.files,
             clock=self.clock,
             stream=self.stream,
             step_rows=self.settings.lexical_rows,
-            writer_bytes=writer_bytes,
         )
 
     def filter_columns(self, row: Row) -> Columns:

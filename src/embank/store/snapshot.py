@@ -20,6 +20,7 @@ from embank.store.index.rescored import RescoredIndex
 from embank.store.predicate import Predicate
 from embank.store.protocol import Passage
 from embank.store.views import Picture
+from embank.store.words import Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +96,13 @@ class Snapshot:
         """How many passages may be found at all: those that the filter and the tombstones leave."""
         return self.row.slots if self._allowed is None else int(np.count_nonzero(self._allowed))
 
-    def words(self, text: str) -> list[str]:
-        """The words that `text` is found by, in their order; none where words are not searched."""
-        return [] if self._picture is None else self._picture.words(text)
+    @property
+    def words(self) -> Words | None:
+        """What texts are cut into words by; `None` where words are not searched."""
+        return None if self._picture is None else self._picture.words
 
     def frequency(self, word: str) -> int:
-        """In how many passages a word stands, as `words` gives it; those deleted of late may still count."""
+        """In how many passages a word stands, in the index's form; those deleted of late may still count."""
         return 0 if self._picture is None else self._picture.frequency(word)
 
     def lexical(self, text: str, k: int) -> Neighbors:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -19,11 +21,13 @@ import numpy as np
 from embank.errors import StoreError
 from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
-from embank.store import documents, generations
+from embank.store import documents, generations, wording
 from embank.store.collections import Row
 from embank.store.database import meaning
 from embank.store.index.protocol import Mask, Neighbors
-from embank.store.lexical import WRITER_RESIDENT_BYTES, LexicalIndex, LexicalSearcher, Mark
+from embank.store.lexical import WRITER_RESIDENT_BYTES, LexicalIndex, Mark, Recipe
+from embank.store.lexicalsearch import LexicalSearcher
+from embank.store.words import Words
 from embank.system.clock import Clock
 from embank.system.files import Files
 from embank.system.log import get_logger
@@ -62,12 +66,13 @@ class Picture:
         counted = [(same[0][0], sum(count for _, count in same)) for same in zip(*words, strict=True)]
         return counted, passages
 
-    def words(self, text: str) -> list[str]:
-        """The words that a text is found by, in their order."""
-        return self.searchers[0].words(text) if self.searchers else []
+    @property
+    def words(self) -> Words | None:
+        """What texts are cut into words by."""
+        return self.searchers[0].words if self.searchers else None
 
     def frequency(self, word: str) -> int:
-        """In how many passages a word stands, as `words` gives it."""
+        """In how many passages a word stands, in the form that `words` gives it."""
         return sum(searcher.frequency(word) for searcher in self.searchers)
 
 
@@ -99,29 +104,53 @@ class ViewPlace:
     collection_name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How the index at `path`, or one in memory, is opened."""
+
+    path: Path
+    writer_bytes: int
+    title_boost: float = 1.0
+
+    def open(self, recipe: Recipe | None) -> LexicalIndex:
+        """The one on disk; without `recipe` by its own."""
+        boost = self.title_boost
+        return LexicalIndex(self.path, writer_bytes=self.writer_bytes, recipe=recipe, title_boost=boost)
+
+    def in_memory(self, recipe: Recipe) -> LexicalIndex:
+        """An empty one."""
+        return LexicalIndex(None, writer_bytes=self.writer_bytes, recipe=recipe, title_boost=self.title_boost)
+
+
+RecipeOf = Callable[[sqlite3.Connection], Recipe]
+"""How the index of a collection is to be made, as recorded in its bank."""
+
+
 class WriterView:
     """The index on disk, written by this process. Thread-safe; also a memory consumer: the writer's heap."""
 
     def __init__(
         self,
         place: ViewPlace,
+        opening: Opening,
+        recipe: RecipeOf,
         readers: Readers,
         *,
         files: Files,
         clock: Clock,
         stream: Stream,
         step_rows: int,
-        writer_bytes: int,
     ) -> None:
         self._place = place
+        self._opening = opening
+        self._recipe = recipe
         self._readers = readers
         self._files = files
         self._clock = clock
         self._stream = stream
         self._step_rows = step_rows
-        self._writer_bytes = writer_bytes
         self._lock = threading.RLock()
-        # The sequence whose removals are applied; ahead of the mark while a catch-up is between two steps.
+        # The sequence whose removals and titles are applied; ahead of the mark while a catch-up is between two steps.
         self._removed_through = 0
         self._index, self._mark = self._open()
 
@@ -181,8 +210,7 @@ class WriterView:
             self._raise_if_of_the_disk(error)
             _log.warning("lexical view of %r is damaged (%s): rebuilding", self._place.collection_name, error)
             try:
-                self._index, self._mark = self._recreate()
-                self._removed_through = 0
+                self._begin_anew(self._recipe(connection))
                 self._advance(row, connection)
             except ValueError as again:
                 self._drop_writer()
@@ -202,6 +230,10 @@ class WriterView:
 
     def _advance(self, row: Row, connection: sqlite3.Connection) -> None:
         started, rows = self._clock.monotonic(), 0
+        if self._mark.sequence < row.sequence and (wanted := self._recipe(connection)) != self._index.recipe:
+            _log.info("the words of %r are to be cut by %s: rebuilding", self._place.collection_name, wanted)
+            self._drop_writer()
+            self._begin_anew(wanted)
         while self._mark.sequence < row.sequence or self._mark.slots < row.slots:
             rows += self._step(connection, row)
         if rows:
@@ -218,37 +250,47 @@ class WriterView:
 
     def _step(self, connection: sqlite3.Connection, row: Row) -> int:
         mark = self._mark
-        removed = documents.buried_slots(connection, row, after=max(mark.sequence, self._removed_through))
-        removed = removed[removed < mark.slots]
+        after = max(mark.sequence, self._removed_through)
+        removed = documents.buried_slots(connection, row, after=after)
+        retitled = wording.retitled_slots(connection, row, after=after, below=mark.slots)
+        removed = np.concatenate([removed[removed < mark.slots], retitled])
         behind = documents.slot_behind(connection, row, first_slot=mark.slots, rows=self._step_rows)
         below = row.slots if behind is None else behind
         # Only the last step may claim the sequence: until then some of its passages are missing.
-        moved = Mark(mark.view, row.sequence if behind is None else mark.sequence, below)
+        moved = replace(mark, sequence=row.sequence if behind is None else mark.sequence, slots=below)
         count = 0
         if len(removed) or below > mark.slots:
-            added = documents.texts(connection, row, first_slot=mark.slots, below=below)
-            count = self._index.apply(removed=removed, added=added, mark=moved)
+            titles = self._index.recipe.titles
+            again = wording.texts_at(connection, row, retitled, titles)
+            added = documents.texts(connection, row, first_slot=mark.slots, below=below, titles=titles)
+            count = self._index.apply(removed=removed, added=chain(again, added), mark=moved)
         self._mark = moved
         self._removed_through = row.sequence
         return count + len(removed)
 
     def _open(self) -> tuple[LexicalIndex, Mark]:
+        with self._readers.read() as connection:
+            recipe = self._recipe(connection)
         try:
             self._files.make_directory(self._place.path)
-            index = LexicalIndex(self._place.path, writer_bytes=self._writer_bytes)
-            searcher = index.searcher()
-            mark = searcher.mark(self._place.name)
+            index = self._opening.open(recipe)
+            mark = index.mark(self._place.name)
         except ValueError as error:
             _log.warning("lexical view of %r can't be opened (%s): rebuilding", self._place.collection_name, error)
-            return self._recreate()
-        if mark.slots == 0 and searcher.documents:  # of another truth
-            return self._recreate()
+            return self._recreate(recipe)
+        of_another_truth = mark.slots == 0 and index.searcher().documents
+        if of_another_truth or mark.recipe != recipe:
+            return self._recreate(recipe)
         return index, mark
 
-    def _recreate(self) -> tuple[LexicalIndex, Mark]:
+    def _begin_anew(self, recipe: Recipe) -> None:
+        self._index, self._mark = self._recreate(recipe)
+        self._removed_through = 0
+
+    def _recreate(self, recipe: Recipe) -> tuple[LexicalIndex, Mark]:
         self._files.remove_tree(self._place.path)
         self._files.make_directory(self._place.path)
-        return LexicalIndex(self._place.path, writer_bytes=self._writer_bytes), Mark(self._place.name)
+        return self._opening.open(recipe), Mark(self._place.name, recipe=recipe)
 
     def _drop_writer(self) -> None:
         try:
@@ -268,14 +310,19 @@ class Tail:
 
 
 class ReaderView:
-    """The index as another process left it, and the passages past its marker in memory. Thread-safe."""
+    """The index as another process left it, and the passages past its marker in memory. Thread-safe.
 
-    def __init__(self, place: ViewPlace, *, writer_bytes: int) -> None:
+    The tail is cut as the index is, whatever the bank says by now: a new language, and new titles of passages that are
+    in the index, are seen when the writer has brought it up to date.
+    """
+
+    def __init__(self, place: ViewPlace, opening: Opening, recipe: RecipeOf) -> None:
         self._place = place
-        self._writer_bytes = writer_bytes
+        self._opening = opening
+        self._recipe = recipe
         self._lock = threading.Lock()
         self._base: LexicalIndex | None = None
-        self._tail = self._empty_tail(0)
+        self._tail: Tail | None = None
 
     def lag_rows(self, row: Row) -> int:  # noqa: ARG002 -- nothing for this side to bring up to date
         return 0
@@ -285,39 +332,40 @@ class ReaderView:
             searchers, mark = self._look()
             if mark.sequence > row.sequence or mark.slots >= row.slots:
                 return Picture(max(mark.sequence, row.sequence), searchers)
-            self._extend_tail(mark.slots, row, connection)
-            degraded = self._tail.below < row.slots
+            tail = self._extended(mark, row, connection)
+            degraded = tail.below < row.slots
             # Another thread may have extended the tail from a later state, where rows of this one were gone.
-            return Picture(max(row.sequence, self._tail.sequence), (*searchers, self._tail.index.searcher()), degraded)
+            return Picture(max(row.sequence, tail.sequence), (*searchers, tail.index.searcher()), degraded)
 
     def close(self) -> None:
         with self._lock:
-            self._base, self._tail = None, self._empty_tail(0)
+            self._base, self._tail = None, None
 
     def _look(self) -> tuple[tuple[LexicalSearcher, ...], Mark]:
         try:
             if self._base is None and LexicalIndex.exists(self._place.path):
-                self._base = LexicalIndex(self._place.path, writer_bytes=self._writer_bytes)
+                self._base = self._opening.open(None)
             if self._base is None:
                 return (), Mark(self._place.name)
             self._base.reload()
+            mark = self._base.mark(self._place.name)
         except ValueError as error:  # damaged, or being rebuilt by the writer this moment
             _log.warning("lexical view of %r can't be read: %s", self._place.collection_name, error)
             self._base = None
             return (), Mark(self._place.name)
-        searcher = self._base.searcher()
-        mark = searcher.mark(self._place.name)
-        return ((searcher,) if mark.slots else ()), mark
+        return ((self._base.searcher(),) if mark.slots else ()), mark
 
-    def _extend_tail(self, first: int, row: Row, connection: sqlite3.Connection) -> None:
-        if self._tail.first != first or self._tail.below < first:
-            self._tail = self._empty_tail(first)
-        start, stop = self._tail.below, min(row.slots, first + MAX_TAIL_ROWS)
+    def _extended(self, mark: Mark, row: Row, connection: sqlite3.Connection) -> Tail:
+        """The tail behind `mark`, with what `row` has more."""
+        recipe = mark.recipe if mark.slots else self._recipe(connection)
+        tail, first = self._tail, mark.slots
+        if tail is None or tail.first != first or tail.below < first or tail.index.recipe != recipe:
+            tail = Tail(self._opening.in_memory(recipe), first, first, 0)
+        start, stop = tail.below, min(row.slots, first + MAX_TAIL_ROWS)
         if start < stop:
-            added = documents.texts(connection, row, first_slot=start, below=stop)
-            self._tail.index.apply(removed=(), added=added, mark=Mark(self._place.name, row.sequence, stop))
-            self._tail.index.close_writer()
-            self._tail = Tail(self._tail.index, first, stop, row.sequence)
-
-    def _empty_tail(self, first: int) -> Tail:
-        return Tail(LexicalIndex(None, writer_bytes=self._writer_bytes), first, first, 0)
+            added = documents.texts(connection, row, first_slot=start, below=stop, titles=recipe.titles)
+            tail.index.apply(removed=(), added=added, mark=Mark(self._place.name, row.sequence, stop))
+            tail.index.close_writer()
+            tail = Tail(tail.index, first, stop, row.sequence)
+        self._tail = tail
+        return tail
