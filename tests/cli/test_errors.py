@@ -18,6 +18,8 @@ Run = Callable[..., Result]
 DOCUMENTED = {
     errors.EmbankError: 1,
     errors.StoreError: 1,
+    errors.ServiceError: 1,
+    errors.ServiceUnreachable: 1,
     errors.IndexUnavailable: 1,
     errors.InvalidInput: 2,
     errors.ConfigError: 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,15 @@ def test_alive_ready_and_healthy(served: Served) -> None:
     assert served.http.get("/readyz").json() == {"status": "ok", "reasons": [], "checks": []}
     checks = served.http.get("/healthz").json()["checks"]
     assert {each["name"] for each in checks} == {"store", "disk", "memory"}
+
+
+def test_answers_do_not_wait_for_acknowledgements(served: Served) -> None:
+    """An answer is two writes, and the second must not wait for the first one's acknowledgement: 40 ms a request."""
+    served.http.get("/livez")
+    connections = list(served.server.server_state.connections)
+    sockets = [each.transport.get_extra_info("socket") for each in connections]
+    assert sockets
+    assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets)
 
 
 def test_the_deep_check_embeds_writes_and_searches(served: Served) -> None:
