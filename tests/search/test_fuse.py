@@ -116,7 +116,7 @@ def test_rare_words_make_the_ceiling_and_unknown_ones_raise_it_most() -> None:
 def test_no_passage_scores_above_the_ceiling_and_one_full_of_the_words_comes_near() -> None:
     index = LexicalIndex(None, writer_bytes=15_000_000)
     texts = ["alpha beta", *(f"filler number {n}" for n in range(50)), "alpha beta " * 200, "alpha " * 3]
-    index.apply(removed=(), added=enumerate(texts), mark=Mark("v", 1, len(texts)))
+    index.apply(removed=(), added=[(slot, text, "") for slot, text in enumerate(texts)], mark=Mark("v", 1, len(texts)))
     searcher = index.searcher()
     assert searcher.terms("Alpha betas, ALPHA zeta") == [("alpha", 3), ("beta", 2), ("zeta", 0)]
     found = searcher.search("alpha beta", 10, allowed=None, below=len(texts))

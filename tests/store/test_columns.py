@@ -11,7 +11,6 @@ import pytest
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.records import Chunk, Document
-from embank.store import documents
 from embank.store.collection import StoredCollection
 from embank.store.local import LocalStore
 from embank.store.protocol import Batch, Space, Upsert
@@ -87,7 +86,7 @@ def forbid_sql(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("SQL was asked where a column should answer")
 
-    monkeypatch.setattr(documents, "matching_slots", refuse)
+    monkeypatch.setattr(chunks, "matching_slots", refuse)
 
 
 def test_columns_say_what_sql_says_while_documents_come_change_and_go(

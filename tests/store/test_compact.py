@@ -26,7 +26,7 @@ from embank.events.kinds import (
 )
 from embank.events.stream import Stream
 from embank.records import Chunk, Document
-from embank.store import compact, documents, generations
+from embank.store import chunks, compact, generations
 from embank.store.clone import Clone
 from embank.store.collection import StoredCollection
 from embank.store.compact import is_due
@@ -55,9 +55,9 @@ def fragmented(store: LocalStore, *, count: int = 60) -> StoredCollection:
 
 def put(notes: StoredCollection, name: str, text: str) -> None:
     half, whole = len(text) // 2, len(text)
-    chunks = [Chunk(text[:half], 0, half), Chunk(text[half:], half, whole)]
-    upsert = Upsert(Document(name, text, {"odd": int(name[1:]) % 2}), text.encode(), chunks)
-    notes.commit(Batch(None, [upsert], MODEL.embed([chunk.text for chunk in chunks])), SPACE)
+    halves = [Chunk(text[:half], 0, half), Chunk(text[half:], half, whole)]
+    upsert = Upsert(Document(name, text, {"odd": int(name[1:]) % 2}), text.encode(), halves)
+    notes.commit(Batch(None, [upsert], MODEL.embed([chunk.text for chunk in halves])), SPACE)
 
 
 def answers(notes: StoredCollection, *, where: dict[str, Any] | None = None) -> Answers:
@@ -261,7 +261,7 @@ def test_a_document_that_goes_while_its_window_is_copied_is_not_in_the_result(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = fragmented(open_store())
-    read = documents.slots_from
+    read = chunks.slots_from
     gone: list[int] = []
 
     def reading(*given: Any, **named: Any) -> Any:
@@ -270,7 +270,7 @@ def test_a_document_that_goes_while_its_window_is_copied_is_not_in_the_result(
             gone.append(notes.delete(["d001", "d002"]))
         return found
 
-    monkeypatch.setattr(documents, "slots_from", reading)
+    monkeypatch.setattr(chunks, "slots_from", reading)
     report = notes.compact()
     assert gone == [2]
     info = info_of(notes)
@@ -444,8 +444,8 @@ def test_a_copy_that_differs_is_not_put_in_use(open_store: OpenStore, monkeypatc
     untouched(store, notes, before)
     with monkeypatch.context() as patched:
         patched.setattr(Clone, "count", lambda _: None)
-        read = documents.slots_from
-        patched.setattr(documents, "slots_from", lambda *given, **named: read(*given, **named)[1:])
+        read = chunks.slots_from
+        patched.setattr(chunks, "slots_from", lambda *given, **named: read(*given, **named)[1:])
         with pytest.raises(StoreError, match=r"holds 79 passages where there are 80: it was given up"):
             notes.compact()
     untouched(store, notes, before)
@@ -502,8 +502,8 @@ def test_a_reembedding_follows_a_compaction(open_store: OpenStore) -> None:
 
 
 def test_when_it_is_due() -> None:
-    def info(slots: int, chunks: int) -> CollectionInfo:
-        return CollectionInfo("c", 1, chunks, 1, slots, "cosine", "local", False, "fp16", 0, 1, 0.0, 0.0)
+    def info(slots: int, passages: int) -> CollectionInfo:
+        return CollectionInfo("c", 1, passages, 1, slots, "cosine", "local", False, "fp16", 0, 1, 0.0, 0.0)
 
     settings = Settings(compact_dead=0.4, compact_least=10)
     assert [is_due(info(*each), settings) for each in ((100, 61), (100, 60), (20, 11), (20, 10), (0, 0))] == [

@@ -135,7 +135,7 @@ def test_a_filtered_search_is_the_whole_ranking_filtered(
     rows = 3_000
     texts = [" ".join(f"w{word}" for word in chance.zipf(1.5, 12) if word < 500) for _ in range(rows)]
     index = LexicalIndex(None, writer_bytes=15_000_000)
-    index.apply(removed=(), added=enumerate(texts), mark=Mark("v", 1, rows))
+    index.apply(removed=(), added=((slot, text, "") for slot, text in enumerate(texts)), mark=Mark("v", 1, rows))
     searcher = index.searcher()
     allowed = chance.random(rows) < share
     for asked in ("w1 w2 w7", "w3", "w300 w1", "w1 w1 w1", "nowhere"):

@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 
 from embank.errors import StoreError
-from embank.store import audit, collections, documents, generations
+from embank.store import audit, chunks, collections, generations
 from embank.store.collections import Row
 from embank.store.database import translated_errors
 from embank.store.generation import Generation
@@ -53,7 +53,7 @@ class Clone:
         """Copy the next passages; how many, none when there are no more."""
         with self._database.reading() as connection:
             row, at = self._states(connection)
-            slots = documents.slots_from(connection, row, first_slot=self._next, limit=self._rows)
+            slots = chunks.slots_from(connection, row, first_slot=self._next, limit=self._rows)
             if not len(slots):
                 self._next = max(self._next, row.slots)
                 return 0
@@ -96,8 +96,8 @@ class Clone:
         """Count the passages of both generations in one state; `StoreError` unless they are as many."""
         with self._database.reading() as connection:
             row, at = self._states(connection)
-            there = documents.count_chunks(connection, row, below=self._next)
-            copied = documents.count_chunks(connection, at.row, below=at.row.slots)
+            there = chunks.count_chunks(connection, row, below=self._next)
+            copied = chunks.count_chunks(connection, at.row, below=at.row.slots)
         self._compare(copied, there)
 
     def swap(self) -> tuple[Row, Row]:
@@ -105,8 +105,8 @@ class Clone:
         now = self._shared.clock.now()
         with self._database.transaction() as connection:
             row, at = self._states(connection)
-            sequence, chunks = generations.swap(connection, row, at, now=now)
-            self._compare(chunks, row.info.chunks)
+            sequence, swapped = generations.swap(connection, row, at, now=now)
+            self._compare(swapped, row.info.chunks)
             audit.record(
                 connection,
                 "compact",
@@ -114,7 +114,7 @@ class Clone:
                 at=now,
                 sequence=sequence,
                 generation=self._number,
-                passages=chunks,
+                passages=swapped,
                 slots_before=row.slots,
                 slots_after=at.row.slots,
             )

@@ -8,14 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from embank.errors import (
-    EmbankError,
-    MetricMismatch,
-    ProtectedCollectionError,
-    StorageFailed,
-    StorageFull,
-    StoreError,
-)
+from embank.errors import EmbankError, MetricMismatch, ProtectedCollectionError, StorageFailed, StorageFull, StoreError
 from embank.events.kinds import ChangeRefused, DocumentsCommitted, DocumentsDeleted
 from embank.store import audit, collections, documents, wording
 from embank.store.codec import Float32, Stored

@@ -12,7 +12,7 @@ import numpy as np
 
 from embank.errors import StoreError
 from embank.memory.governor import Registration
-from embank.store import documents, predicate
+from embank.store import chunks, predicate
 from embank.store.codec import Stored
 from embank.store.collections import Row
 from embank.store.columns import Columns
@@ -74,7 +74,7 @@ class Generation:
             if old.sequence >= row.sequence or row.info.dimension is None:
                 return old
             segments = self._opened(row)
-            buried = documents.buried_slots(connection, row, after=old.sequence)
+            buried = chunks.buried_slots(connection, row, after=old.sequence)
             dead = old.dead
             if len(buried) or dead is not None:
                 dead = np.zeros(row.slots, np.bool_)
@@ -92,7 +92,7 @@ class Generation:
         found = self._columns.mask(connection, row, condition)
         if found is None:
             found = np.zeros(row.slots, np.bool_)
-            found[documents.matching_slots(connection, row, predicate.of(condition))] = True
+            found[chunks.matching_slots(connection, row, predicate.of(condition))] = True
         elif epoch.dead is not None:
             found &= ~epoch.dead[: row.slots]
         return found

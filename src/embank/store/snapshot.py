@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embank.errors import StoreError
-from embank.store import contents, documents
+from embank.store import chunks, contents
 from embank.store.codec import Codec, Stored
 from embank.store.collections import Row
 from embank.store.contents import Content
@@ -146,7 +146,7 @@ class Snapshot:
 
     def slots_of(self, ids: Iterable[str]) -> dict[str, list[int]]:
         """The slots of the passages of those of `ids` that exist, filtered or not."""
-        return documents.slots_of(self._connection, self.row, ids)
+        return chunks.slots_of(self._connection, self.row, ids)
 
     def contents_of(self, ids: Iterable[str]) -> dict[str, Content]:
         """The documents of `ids` that exist, with their passages and slots."""
@@ -158,15 +158,15 @@ class Snapshot:
 
     def owners(self, slots: Slots) -> dict[int, int]:
         """A number for the document of each slot."""
-        return documents.owners(self._connection, self.row, slots.tolist())
+        return chunks.owners(self._connection, self.row, slots.tolist())
 
     def names(self, slots: Slots) -> dict[int, str]:
         """The id of the document of each slot."""
-        return documents.names_of_slots(self._connection, self.row, slots.tolist())
+        return chunks.names_of_slots(self._connection, self.row, slots.tolist())
 
     def passages(self, slots: Slots, *, around: int = 0) -> list[Passage]:
         """The chunks at `slots`, in that order, with the text of `around` further ones on both sides."""
-        return documents.passages(self._connection, self.row, slots.tolist(), around=around)
+        return chunks.passages(self._connection, self.row, slots.tolist(), around=around)
 
 
 _NONE = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))

@@ -21,7 +21,7 @@ import numpy as np
 from embank.errors import StoreError
 from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
-from embank.store import documents, generations, wording
+from embank.store import chunks, documents, generations, wording
 from embank.store.collections import Row
 from embank.store.database import meaning
 from embank.store.index.protocol import Mask, Neighbors
@@ -251,10 +251,10 @@ class WriterView:
     def _step(self, connection: sqlite3.Connection, row: Row) -> int:
         mark = self._mark
         after = max(mark.sequence, self._removed_through)
-        removed = documents.buried_slots(connection, row, after=after)
+        removed = chunks.buried_slots(connection, row, after=after)
         retitled = wording.retitled_slots(connection, row, after=after, below=mark.slots)
         removed = np.concatenate([removed[removed < mark.slots], retitled])
-        behind = documents.slot_behind(connection, row, first_slot=mark.slots, rows=self._step_rows)
+        behind = chunks.slot_behind(connection, row, first_slot=mark.slots, rows=self._step_rows)
         below = row.slots if behind is None else behind
         # Only the last step may claim the sequence: until then some of its passages are missing.
         moved = replace(mark, sequence=row.sequence if behind is None else mark.sequence, slots=below)

@@ -10,7 +10,7 @@ import numpy as np
 
 from embank.errors import EmbankError
 from embank.memory.governor import Governor
-from embank.store import documents
+from embank.store import chunks
 from embank.store.collections import Row
 from embank.store.index import faiss
 from embank.store.index.planner import QUESTIONS, Plan, Planner, Questions, mixtures
@@ -111,7 +111,7 @@ class Plans:
         slots = random.choice(living, min(QUESTIONS, len(living)), replace=False)
         if self._ask is not None:
             with self._readers.read() as connection:
-                texts = [passage.text for passage in documents.passages(connection, row, slots.tolist())]
+                texts = [passage.text for passage in chunks.passages(connection, row, slots.tolist())]
             short = [_some_words(text, random) for text in texts if text.strip()]
             try:
                 asked = self._ask(row.info, short) if short else None
