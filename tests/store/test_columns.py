@@ -11,6 +11,7 @@ import pytest
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.records import Chunk, Document
+from embank.store import chunks
 from embank.store.collection import StoredCollection
 from embank.store.local import LocalStore
 from embank.store.protocol import Batch, Space, Upsert
