@@ -1,8 +1,8 @@
-"""What full coverage should be worth in a hybrid search: `python -m benchmarks.searchfit`.
+"""How a hybrid search should weigh its sides: `python -m benchmarks.searchfit`.
 
 Looks at development halves only, and of those corpora only that are not held out (`benchmarks.pairs`). Each way of
 fusing is fitted on all corpora but one and measured on that one, in turns; "fitted on all" is what one would choose.
-Run it again when the lexical side changes: `embank.search.weights.COVERAGE` and decision 7 rest on it.
+Run it again when the lexical side changes: the constants of `embank.search.weights` and decision 7 rest on it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEPTH = 100
 WAYS: dict[str, list[Fusion]] = {
     "ranks": [Fusion("ranks")],
     "one weight of standardised scores": [Fusion(dense_weight=weight / 20) for weight in range(8, 20)],
-    "coverage": [Fusion(coverage=worth / 2) for worth in range(2, 21)],
+    "coverage": [Fusion("coverage", coverage=worth / 2) for worth in range(2, 21)],
 }
 
 _Points = npt.NDArray[np.float64]

@@ -92,8 +92,8 @@ def test_words_that_cover_little_of_the_question_move_little() -> None:
     slots = np.array([1, 2])
     dense = np.array([0.6, 0.4], np.float32)
     words = neighbors([2], [5.0])
-    assert fuse(slots, dense, words, fusion=Fusion(), depth=9, ceiling=5.0).slots.tolist() == [2, 1]
-    assert fuse(slots, dense, words, fusion=Fusion(), depth=9, ceiling=50.0).slots.tolist() == [1, 2]
+    assert fuse(slots, dense, words, fusion=Fusion("coverage"), depth=9, ceiling=5.0).slots.tolist() == [2, 1]
+    assert fuse(slots, dense, words, fusion=Fusion("coverage"), depth=9, ceiling=50.0).slots.tolist() == [1, 2]
 
 
 def test_ranks_are_fused_as_published() -> None:

@@ -86,12 +86,14 @@ def tune(
 
 def words(fusion: Mapping[str, Any]) -> str:
     """Weights in words."""
+    from embank.search.weights import EVEN, STANDARD
+
+    if fusion["method"] == "coverage":
+        return f"scores, full coverage worth {fusion['coverage']:g} deviations"
+    weight = fusion["dense_weight"]
     if fusion["method"] == "ranks":
-        weight = fusion["dense_weight"]
-        return f"reciprocal ranks, dense weight {0.5 if weight is None else weight:g}"
-    if fusion["dense_weight"] is not None:
-        return f"scores, dense weight {fusion['dense_weight']:g}"
-    return f"scores, full coverage worth {fusion['coverage']:g} deviations"
+        return f"reciprocal ranks, dense weight {EVEN if weight is None else weight:g}"
+    return f"scores, dense weight {STANDARD if weight is None else weight:g}"
 
 
 def _given(pairs: Path | None, command: str) -> Path:

@@ -1,10 +1,9 @@
 """Fusing two rankings.
 
 By scores, not ranks, by default. A passage's score is the weighted mean of what the metric says and of its *coverage*:
-its BM25 as a share of the most that a passage could have for that question, 0 (none of its words) to 1. Words that
-tell much count for much, and those that no passage has count against all: where the words of a question cover no
-passage well, the dense side decides, with nothing learned about the corpus. Theoretical maxima as the scale follow
-Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (TOIS 2023).
+its BM25 as a share of the most that a passage could have for that question, 0 (none of its words) to 1. Theoretical
+maxima as the scale follow Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (TOIS 2023).
+How much either counts, `weights.py` says.
 
 So a score is comparable between queries as far as those of the metric are: with the cosine it lies between -1 and 1,
 0 means nothing in common, and more than 0.5 is seldom by chance. By ranks it says nothing but the order.

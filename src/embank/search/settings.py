@@ -16,13 +16,16 @@ class Settings(Section):
     """How candidates are gathered and weighed."""
 
     mode: Mode = Field(default="hybrid", description="hybrid, dense (vectors only) or lexical (words only)")
-    fusion: Method = Field(default="scores", description="what a hybrid search adds up: scores, or reciprocal ranks")
+    fusion: Method = Field(
+        default="scores",
+        description="how a hybrid search weighs its sides: scores (against each other), coverage (by what each query's "
+        "words cover) or ranks (reciprocal)",
+    )
     dense_weight: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="weight of the dense side in a hybrid search, both sides standardised; unset: by what each query's "
-        "words cover",
+        description="weight of the dense side by scores or ranks; unset: 0.8 by scores, 0.5 by ranks",
     )
     candidates: int = Field(default=100, ge=1, le=10_000, description="passages each side offers for fusion, at least")
     reranker: str | None = Field(

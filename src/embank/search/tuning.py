@@ -90,7 +90,7 @@ class TuneReport:
 def choices(used: Fusion) -> list[Fusion]:
     """What is tried, with what is in use first: it wins ties."""
     tried = [used, Fusion()]
-    tried += [Fusion(coverage=coverage) for coverage in _COVERAGES]
+    tried += [Fusion("coverage", coverage=coverage) for coverage in _COVERAGES]
     tried += [Fusion(dense_weight=weight) for weight in _WEIGHTS]
     tried += [Fusion("ranks", weight) for weight in _RANK_WEIGHTS]
     return list(dict.fromkeys(tried))

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-Method = Literal["scores", "ranks"]
+Method = Literal["scores", "coverage", "ranks"]
+
+STANDARD = 0.8
+"""The weight of the dense side where scores are fused and none was set: of ten corpora, each left out in turn, it lost
+least and gained most (docs/decisions/0007-fusion.md)."""
 
 EVEN = 0.5
 """The weight of the dense side where ranks are fused and none was set: plain reciprocal rank fusion."""
 
 COVERAGE = 4.5
-"""Fitted with MiniLM on the development halves of seven corpora (docs/decisions/0007-fusion-by-coverage.md): from 3 to
-5.5 the hybrid lost at most 0.1 points of recall@1 to the better of its inputs on any of them."""
+"""Fitted with MiniLM on the development halves of seven corpora; three others it served worse."""
 
 _NO_DEVIATION = 1.0
 """Taken for that of dense scores that are all the same: they tell nothing, and the words alone decide."""
@@ -27,7 +30,7 @@ _NO_DEVIATION = 1.0
 class Weights:
     """What one query was answered with; `dense` + `lexical` is 1.
 
-    By `scores`, a passage's score is `dense` times that of the metric plus `lexical` times its coverage; by `ranks`
+    A passage's score is `dense` times that of the metric plus `lexical` times its coverage; by `ranks`
     they multiply the reciprocal ranks. `signals` says by name what they were chosen by: `deviation`, the standard
     deviation of the dense scores of the candidates; `ceiling`, the BM25 that full coverage would have; `coverage`, the
     share of it that the best candidate has.
@@ -43,10 +46,10 @@ class Weights:
 class Fusion:
     """How two rankings become one.
 
-    `method`: `scores` adds scores, `ranks` adds 1 / (60 + rank). `coverage` is what a passage gains that covers all
-    of the question's words, in standard deviations of the candidates' dense scores: the weights follow for each query.
-    `dense_weight`, 0 to 1, is in its place where it is given: that of the dense side against the lexical one, both
-    standardised over the candidates; or of the ranks.
+    `method`: `scores` weighs the two sides against each other as if both were standardised over the candidates, which
+    `dense_weight` (0 to 1, by default 0.8) says how; `ranks` adds 1 / (60 + rank), by default of both sides alike. By
+    `coverage`, a passage that covers all of the question's words gains `coverage` standard deviations of the dense
+    scores: the weights follow for each query.
     """
 
     method: Method = "scores"
@@ -64,9 +67,11 @@ class Fusion:
     def weigh(self, signals: Mapping[str, float], *, spread: float) -> Weights:
         """The weights for a query with those signals; `spread` is the standard deviation of the coverages."""
         weight, deviation = self.dense_weight, signals["deviation"] or _NO_DEVIATION
+        if weight is None:
+            weight = EVEN if self.method == "ranks" else STANDARD
         if self.method == "ranks":
-            dense = EVEN if weight is None else weight
-        elif weight is None:
+            dense = weight
+        elif self.method == "coverage":
             dense = 1 / (1 + self.coverage * deviation)
         elif weight in {0, 1} or not spread:
             dense = weight
