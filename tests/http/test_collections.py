@@ -74,6 +74,27 @@ def test_documents_are_deleted_by_ids_and_by_filter(served: Served, notes: str) 
     assert served.http.post(f"{notes}/documents/delete", json={}).status_code == 400
 
 
+def test_what_a_search_can_be_asked_for(served: Served) -> None:
+    notes = "/collections/asked"
+    documents = [{"id": f"d{n}", "text": f"River number {n} runs to the sea."} for n in range(5)]
+    assert served.http.post(f"{notes}/documents", json={"documents": documents}).status_code == 200
+    asked = {"query": "running rivers", "k": 2, "highlight": True, "explain": True}
+    first = served.http.post(f"{notes}/search", json=asked).json()
+    hit = first["hits"][0]
+    assert {hit["text"][start:end] for start, end in hit["highlights"]} == {"River", "runs"}
+    assert hit["explained"]["search"]["weights"]["method"] == "scores"
+    shown = [each["id"] for each in first["hits"]]
+    while first["after"] is not None:
+        first = served.http.post(f"{notes}/search", json={**asked, "after": first["after"]}).json()
+        shown += [each["id"] for each in first["hits"]]
+    assert sorted(shown) == [f"d{n}" for n in range(5)]
+    like = served.http.post(f"{notes}/search", json={"like": "d0", "k": 5}).json()["hits"]
+    assert sorted(each["id"] for each in like) == ["d1", "d2", "d3", "d4"]
+    assert served.http.post(f"{notes}/search", json={"query": "river", "min_score": 99}).json()["hits"] == []
+    wrong = served.http.post(f"{notes}/search", json={"query": "river", "diversity": 7})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_input")
+
+
 def test_own_vectors_go_in_and_are_searched(served: Served) -> None:
     asked = {"documents": [{"id": "x", "text": "x"}, {"id": "y", "text": "y"}], "vectors": [[1, 0], [0, 1.0]]}
     assert served.http.post("/collections/own/documents", json=asked).json()["added"] == 2

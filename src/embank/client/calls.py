@@ -129,13 +129,37 @@ def search(
     query: str | None = None,
     *,
     vector: Sequence[float] | None = None,
+    like: str | None = None,
     k: int = 10,
+    after: str | None = None,
     where: Mapping[str, Any] | None = None,
     mode: Mode | None = None,
+    min_score: float | None = None,
+    highlight: bool = False,
+    neighbors: int = 0,
+    explain: bool = False,
+    per_document: int = 1,
+    diversity: float = 0.0,
+    rerank: bool = True,
 ) -> Call[wire.SearchAnswer]:
-    """The best documents for a question in words, or for a vector, best first."""
+    """The best documents for a question in words, for a vector, or like a document, best first; `after` pages go on."""
     row = None if vector is None else list(vector)
-    asked = wire.SearchAsked(query=query, vector=row, k=k, where=_filter(where), mode=mode)
+    asked = wire.SearchAsked(
+        query=query,
+        vector=row,
+        like=like,
+        k=k,
+        after=after,
+        where=_filter(where),
+        mode=mode,
+        min_score=min_score,
+        highlight=highlight,
+        neighbors=neighbors,
+        explain=explain,
+        per_document=per_document,
+        diversity=diversity,
+        rerank=rerank,
+    )
     return Call("POST", _of(collection, "/search"), wire.SearchAnswer, _asked(asked))
 
 

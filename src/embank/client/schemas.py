@@ -206,13 +206,23 @@ class DeleteAnswer(Answer):
 
 
 class SearchAsked(Asked):
-    """A question in words, or a vector, or both; see `Collection.search`."""
+    """A question in words, or a vector, or both, or the id of a document to be `like`; see `Collection.search`."""
 
     query: StrictStr | None = None
     vector: list[Number] | None = None
+    like: StrictStr | None = None
     k: StrictInt = Field(default=10, ge=1)
+    after: StrictStr | None = None
+    """The cursor of the page before."""
     where: Where | None = None
     mode: Mode | None = None
+    min_score: Number | None = None
+    highlight: StrictBool = False
+    neighbors: StrictInt = 0
+    explain: StrictBool = False
+    per_document: StrictInt = 1
+    diversity: Number = 0.0
+    rerank: StrictBool = True
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"query": "what do rivers carry?", "k": 5, "where": {"year": {"$gte": 2020}}}]}
@@ -230,12 +240,20 @@ class HitAnswer(Answer):
     start: int
     end: int
     scores: dict[str, float] = {}
+    highlights: list[tuple[int, int]] = []
+    before: str = ""
+    after: str = ""
+    explained: dict[str, Any] | None = None
 
 
 class SearchAnswer(Answer):
-    """The best documents, best first. `degraded`: not all that there is was searched."""
+    """The best documents, best first. `degraded`: not all that there is was searched.
+
+    `after` is the cursor of the next page, where there may be one.
+    """
 
     hits: list[HitAnswer]
+    after: str | None = None
     degraded: bool
     seconds: float
 
