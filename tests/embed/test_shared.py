@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -54,6 +55,39 @@ def test_two_loaders_have_one_engine(
     third.get()
     assert opened == ["wordllama"] * 2, "with the last holder it was closed"
     third.close()
+
+
+def test_a_handle_that_is_forgotten_in_the_midst_of_another_call_is_let_go_and_nobody_waits_for_ever() -> None:
+    """The collector runs at any moment, here while the engines are locked."""
+    engines, closed, handles = SharedEngines(), threading.Event(), []
+
+    class Collecting(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            handles.clear()
+            return super().__hash__()
+
+    handles.append(engines.get("old", lambda: cast("Engine", Closable(closed))))
+    asking = threading.Thread(
+        target=engines.get, args=(Collecting("new"), lambda: cast("Engine", Closable(threading.Event()))), daemon=True
+    )
+    asking.start()
+    asking.join(60)
+    assert not asking.is_alive()
+    assert closed.is_set()
+
+
+class Closable:
+    """As much of an engine as a handle asks for."""
+
+    fingerprint, max_tokens, batch_tokens, lanes, length_step = "x:1", 8, 8, 1, 1
+
+    def __init__(self, closed: threading.Event) -> None:
+        self._closed = closed
+
+    def close(self) -> None:
+        self._closed.set()
 
 
 def test_another_setting_is_another_engine(

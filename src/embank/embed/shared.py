@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class SharedEngines:
         self._lock = threading.Lock()
         self._open: dict[Hashable, Future[Engine]] = {}
         self._holders: dict[Hashable, int] = {}
+        self._let_go: deque[Hashable] = deque()
 
     def get(self, key: Hashable, open_engine: Callable[[], Engine]) -> Engine:
         """A handle of the engine that `key` stands for; its `close` lets go of this handle alone."""
@@ -35,28 +37,42 @@ class SharedEngines:
             if flight is None:
                 flight = self._open[key] = Future()
             self._holders[key] = self._holders.get(key, 0) + 1
+        self._settle()
         if leads:
             try:
                 flight.set_result(open_engine())
             except BaseException as error:
                 with self._lock:
                     del self._open[key], self._holders[key]
+                self._settle()
                 if isinstance(error, Exception):
                     flight.set_exception(error)
                 else:
                     # Ctrl-C is this thread's alone; who waited may try again.
                     flight.set_exception(EmbeddingFailed("loading the model was interrupted"))
                 raise
-        return _Handle(flight.result(), lambda: self._let_go(key))
+        return _Handle(flight.result(), lambda: self._leave(key))
 
-    def _let_go(self, key: Hashable) -> None:
-        with self._lock:
-            self._holders[key] -= 1
-            if self._holders[key]:
-                return
-            flight = self._open.pop(key)
-            del self._holders[key]
-        flight.result().close()
+    def _leave(self, key: Hashable) -> None:
+        """Never waits for the lock: a forgotten handle is collected at any moment, in the midst of `get` as well."""
+        self._let_go.append(key)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Close what nobody holds any more. Who finds the lock taken leaves it to who has it, and does this afterwards."""
+        while self._let_go and self._lock.acquire(blocking=False):
+            closed: list[Engine] = []
+            try:
+                while self._let_go:
+                    key = self._let_go.popleft()
+                    self._holders[key] -= 1
+                    if not self._holders[key]:
+                        del self._holders[key]
+                        closed.append(self._open.pop(key).result())
+            finally:
+                self._lock.release()
+            for engine in closed:
+                engine.close()
 
 
 class _Handle:
