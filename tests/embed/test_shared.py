@@ -59,7 +59,8 @@ def test_two_loaders_have_one_engine(
 
 def test_a_handle_that_is_forgotten_in_the_midst_of_another_call_is_let_go_and_nobody_waits_for_ever() -> None:
     """The collector runs at any moment, here while the engines are locked."""
-    engines, closed, handles = SharedEngines(), threading.Event(), []
+    engines, closed = SharedEngines(), threading.Event()
+    handles: list[Engine] = []
 
     class Collecting(str):
         __slots__ = ()

@@ -59,7 +59,7 @@ class SharedEngines:
         self._settle()
 
     def _settle(self) -> None:
-        """Close what nobody holds any more. Who finds the lock taken leaves it to who has it, and does this afterwards."""
+        """Close what nobody holds any more. Who finds the lock taken leaves it to who has it: that one settles, too."""
         while self._let_go and self._lock.acquire(blocking=False):
             closed: list[Engine] = []
             try:
