@@ -100,7 +100,7 @@ def opened(folder: Path, **settings: Any) -> Any:
     from embank.search.crossencoder import CrossEncoder
 
     clock = settings.pop("clock", None) or StillClock()
-    governor = settings.pop("governor", None) or Governor(1_000_000_000, clock=clock)
+    governor = settings.pop("governor", None) or Governor(1 << 40, clock=clock)
     return CrossEncoder(folder, governor=governor, clock=clock, keep_alive_s=settings.pop("keep_alive_s", None))
 
 
@@ -120,7 +120,7 @@ def test_a_cross_encoder_reads_pairs_alone_and_beside_others_alike(folder: Path)
 
 def test_it_is_held_while_it_is_used_and_let_go_when_idle_or_asked(folder: Path) -> None:
     clock = StillClock()
-    governor = Governor(1_000_000_000, clock=clock)
+    governor = Governor(1 << 40, clock=clock)
     model = opened(folder, governor=governor, clock=clock, keep_alive_s=300.0)
     assert model.used_bytes() == 0
     model.score("rivers", ["silt"])

@@ -140,7 +140,7 @@ def test_a_state_before_that_of_the_columns_is_answered_as_it_was(tmp_path: Path
 
 
 def test_they_are_bounded_accounted_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    governor = Governor(10**9)
+    governor = Governor(1 << 40)
     store = opened(tmp_path, governor=governor, filter_columns_limit=Size("20KB"))
     try:
         notes = store.collection("notes")
@@ -186,7 +186,7 @@ def test_they_are_bounded_accounted_and_given_back(tmp_path: Path, monkeypatch: 
 
 
 def test_columns_of_a_replaced_generation_are_forgotten(tmp_path: Path) -> None:
-    governor = Governor(10**9)
+    governor = Governor(1 << 40)
     store = opened(tmp_path, governor=governor)
     try:
         notes = store.collection("notes")

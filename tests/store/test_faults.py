@@ -64,15 +64,22 @@ def test_what_a_killed_writer_made_is_synchronised_by_the_next(open_store: OpenS
 
 
 @pytest.mark.parametrize(("number", "error"), [(28, StorageFull), (122, StorageFull), (5, StorageFailed)])
+@pytest.mark.parametrize(
+    "words_of_it",
+    [
+        "An IO error occurred: 'what? (os error %d)'",
+        "Failed: 'IoError { PathError { err: Os { code: %d, kind: Full } } }'",
+    ],
+)
 def test_a_view_that_finds_no_room_fails_no_write(
-    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, number: int, error: type[StoreError]
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, number: int, error: type[StoreError], words_of_it: str
 ) -> None:
     notes = open_store().collection("notes")
     write(notes, {"a": "rivers carry silt"})
     with monkeypatch.context() as failing:
 
         def fail(*_: object, **__: object) -> int:
-            raise ValueError(f"An IO error occurred: 'what? (os error {number})'")
+            raise ValueError(words_of_it % number)
 
         failing.setattr(LexicalIndex, "apply", fail)
         notes.catch_up(lag_rows=1)

@@ -35,7 +35,8 @@ from embank.system.sqlite import Readers
 
 _log = get_logger(__name__)
 
-_OS_ERROR = re.compile(r"os error (\d+)")
+_OS_ERROR = re.compile(r"(?:os error |Os \{ code: )(\d+)")
+"""As tantivy tells it: in words, or, of a temporary file, as its own code writes the value."""
 
 MAX_TAIL_ROWS = 16_384
 """Passages a reading process indexes in memory; the writer leaves far fewer. Beyond it, answers are degraded."""
