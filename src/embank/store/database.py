@@ -119,11 +119,12 @@ def _of_sqlite(error: sqlite3.Error, root: Path, place: Path, kept: str) -> Stor
     if code == sqlite3.SQLITE_FULL:
         return meaning(errno.ENOSPC, error, place, kept)
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-        return meaning(errno.ENOSPC if _is_full(place) else errno.EIO, error, place, kept)
+        return meaning(errno.ENOSPC if is_full(place) else errno.EIO, error, place, kept)
     return None
 
 
-def _is_full(place: Path) -> bool:
+def is_full(place: Path) -> bool:
+    """Whether the disk of a place has no room worth speaking of."""
     try:
         return shutil.disk_usage(place).free < _ROOM_BYTES
     except OSError:

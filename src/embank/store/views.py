@@ -7,6 +7,7 @@ the passages past its marker. Both hand out a `Picture`: an immutable state to s
 
 from __future__ import annotations
 
+import errno
 import re
 import sqlite3
 import threading
@@ -23,7 +24,7 @@ from embank.events.kinds import ViewCaughtUp
 from embank.events.stream import Stream
 from embank.store import chunks, documents, generations, wording
 from embank.store.collections import Row
-from embank.store.database import meaning
+from embank.store.database import is_full, meaning
 from embank.store.index.protocol import Mask, Neighbors
 from embank.store.lexical import WRITER_RESIDENT_BYTES, LexicalIndex, Mark, Recipe
 from embank.store.lexicalsearch import LexicalSearcher
@@ -37,6 +38,9 @@ _log = get_logger(__name__)
 
 _OS_ERROR = re.compile(r"(?:os error |Os \{ code: )(\d+)")
 """As tantivy tells it: in words, or, of a temporary file, as its own code writes the value."""
+
+_KILLED = "writer was killed"
+"""Said by tantivy where a thread of its own met an error, and not which: a full disk as a rule."""
 
 MAX_TAIL_ROWS = 16_384
 """Passages a reading process indexes in memory; the writer leaves far fewer. Beyond it, answers are degraded."""
@@ -223,9 +227,12 @@ class WriterView:
                 ) from again
 
     def _raise_if_of_the_disk(self, error: ValueError) -> None:
-        number = _OS_ERROR.search(str(error))
+        found = _OS_ERROR.search(str(error))
+        number = int(found[1]) if found else None
+        if number is None and _KILLED in str(error) and is_full(self._place.path):
+            number = errno.ENOSPC
         kept = f"the lexical view of {self._place.collection_name!r} lags behind, all documents are safe"
-        meant = meaning(int(number[1]), error, self._place.path, kept) if number else None
+        meant = meaning(number, error, self._place.path, kept)
         if meant is not None:
             raise meant from error
 
@@ -291,7 +298,11 @@ class WriterView:
     def _recreate(self, recipe: Recipe) -> tuple[LexicalIndex, Mark]:
         self._files.remove_tree(self._place.path)
         self._files.make_directory(self._place.path)
-        return self._opening.open(recipe), Mark(self._place.name, recipe=recipe)
+        try:
+            return self._opening.open(recipe), Mark(self._place.name, recipe=recipe)
+        except ValueError as error:
+            self._raise_if_of_the_disk(error)
+            raise
 
     def _drop_writer(self) -> None:
         try:
