@@ -27,7 +27,7 @@ help: ## show this list
 setup: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## make .venv: what tests and the demo need (no torch)
 	@echo "ready: $(BIN)/embank --help"
 
-setup-full: $(VENV)/.torch setup ## setup, and torch's CPU build with what benchmarks compare against
+setup-full: $(VENV)/.torch setup $(VENV)/.integrations ## setup, and torch's CPU build, what benchmarks compare with, other frameworks
 
 demo: $(VENV)/.embank $(VENV)/.models ## index the standard library's documentation within 192 MB, and search it
 	@$(BIN)/embank demo
@@ -104,6 +104,10 @@ $(VENV)/.peers: $(VENV)/.test requirements/peers.txt
 	@$(INSTALL) requirements/peers.txt "what benchmarks compare with"
 	@touch $@
 
+$(VENV)/.integrations: $(VENV)/.engines $(VENV)/.peers requirements/integrations.txt
+	@$(INSTALL) requirements/integrations.txt "other frameworks"
+	@touch $@
+
 $(VENV)/.torch: $(VENV)/.peers requirements/torch.txt
 	@$(INSTALL) requirements/torch.txt "torch" --with-dependencies
 	@touch $@
@@ -122,6 +126,8 @@ pins: $(UV) ## resolve pyproject.toml into requirements/*.txt
 	@$(COMPILE) --group peers --constraints requirements/test.txt --excludes .build/without.txt \
 	  --output-file requirements/peers.txt
 	@$(COMPILE) --group engines --constraints requirements/test.txt --output-file requirements/engines.txt
+	@$(COMPILE) --group integrations --constraints requirements/test.txt --constraints requirements/engines.txt \
+	  --constraints requirements/peers.txt --output-file requirements/integrations.txt
 	@$(COMPILE) --group models --no-deps --output-file requirements/models.txt
 	@$(COMPILE) --group pins --no-deps --output-file requirements/pins.txt
 	@wc -l requirements/*.txt
