@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embank.cli import errors, output
-from embank.cli.opening import OpenBank, open_bank
+from embank.cli.opening import open_bank
 from embank.cli.options import CollectionName, Invocation, MetricName, json_object, on_bank
 from embank.errors import InvalidInput
 
 if TYPE_CHECKING:
     from embank.cli.sources import Named
+    from embank.cli.surface import OpenBank
     from embank.pipeline import IngestReport
 
 _SAMPLES_SHOWN = 3
@@ -124,7 +125,7 @@ class _Run:
         self._metric = metric
         self._prune = prune
         self._reports: list[tuple[Named, IngestReport]] = []
-        self._safe = 0
+        self._live: IngestReport | None = None
 
     def index(self, bank: OpenBank, sources: Sequence[Named]) -> None:
         """Read every source in turn. Ctrl-C ends the process with what is safe told."""
@@ -132,14 +133,15 @@ class _Run:
             for named in sources:
                 self._index(bank, named)
         except KeyboardInterrupt as error:
-            safe = f"{output.counted(self._safe, 'document')} written by this run safe in {bank.path}"
+            written = self._written()
+            safe = f"{output.counted(written, 'document')} written by this run safe in {bank.path}"
             told = f"interrupted, with {safe}; run the same command again to go on"
             errors.tell_failure(
                 "KeyboardInterrupt",
                 told,
                 code=errors.INTERRUPTED,
                 as_json=self._invocation.as_json,
-                fields={"safe_documents": self._safe, "bank": str(bank.path)},
+                fields={"safe_documents": written, "bank": str(bank.path)},
             )
             raise typer.Exit(errors.INTERRUPTED) from error
 
@@ -147,14 +149,22 @@ class _Run:
         from embank.cli.progress import LOADS, Progress, showing
 
         progress = Progress(named.name, bank.memory)
+
+        def heard(report: IngestReport) -> None:
+            self._live = report
+            progress.update(report)
+
         with bank.events.subscribe(progress.hear, kinds=LOADS), showing(progress):
             report = bank.collection(self._collection, metric=self._metric).index(
-                named.make, prune=self._prune, on_progress=progress.update, on_commit=self._committed
+                named.make, prune=self._prune, on_progress=heard
             )
+        self._live = None
         self._reports.append((named, report))
 
-    def _committed(self, ids: Sequence[str]) -> None:
-        self._safe += len(ids)
+    def _written(self) -> int:
+        """Documents that this run has written durably, as far as it was told."""
+        reports = [report for _, report in self._reports] + ([] if self._live is None else [self._live])
+        return sum(report.added + report.updated + report.relabeled for report in reports)
 
     def total(self) -> dict[str, Any]:
         """The sums over all sources."""

@@ -7,7 +7,7 @@ The clients, sync and async, send what is built here; neither has methods of its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
@@ -25,13 +25,14 @@ T = TypeVar("T", bound=BaseModel)
 class Call(Generic[T]):
     """A request. `answer` is what its body is read as. `again`: whether it may be sent again when it may have arrived.
 
-    All but what starts a job are: they say how things shall be, not what is to change.
+    All but what starts a job are: they say how things shall be, not what is to change. A `body` in pieces can be gone
+    through again; an async client wants an async one.
     """
 
     method: Literal["GET", "POST", "PATCH"]
     path: str
     answer: type[T]
-    body: bytes | None = None
+    body: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None
     params: Mapping[str, str] | None = None
     content_type: str = "application/json"
     again: bool = True
@@ -84,9 +85,11 @@ def protect(collection: str, *, protected: bool = True) -> Call[wire.CollectionA
     return Call("PATCH", _of(collection, ""), wire.CollectionAnswer, _asked(wire.CollectionChange(protected=protected)))
 
 
-def count(collection: str) -> Call[wire.CountAnswer]:
-    """How many documents a collection has."""
-    return Call("GET", _of(collection, "/count"), wire.CountAnswer)
+def count(collection: str, where: Mapping[str, Any] | None = None) -> Call[wire.CountAnswer]:
+    """How many documents a collection has, or how many match."""
+    if where is None:
+        return Call("GET", _of(collection, "/count"), wire.CountAnswer)
+    return Call("POST", _of(collection, "/count"), wire.CountAnswer, _asked(wire.CountAsked(where=dict(where))))
 
 
 def upsert(
@@ -175,6 +178,32 @@ def import_lines(collection: str, lines: bytes) -> Call[wire.JobAnswer]:
     )
 
 
+def index_lines(
+    collection: str,
+    lines: bytes | Iterable[bytes] | AsyncIterable[bytes],
+    *,
+    root: str,
+    prune: bool = False,
+    metric: Literal["cosine", "dot", "l2"] | None = None,
+) -> Call[wire.JobAnswer]:
+    """Bring a collection in step with a source that the caller has read, as a job.
+
+    One JSON object a line: a document with `id`, `text`, `metadata` and `origin`, or `{"skip": [origin, reason,
+    detail]}` for an item that gave none. `root` names the source: what came from it before and is not among the lines
+    has vanished, and goes with `prune`.
+    """
+    params = {"root": root, "prune": "1" if prune else "0", **({} if metric is None else {"metric": metric})}
+    return Call(
+        "POST",
+        _of(collection, "/index"),
+        wire.JobAnswer,
+        lines,
+        params=params,
+        content_type="application/x-ndjson",
+        again=False,
+    )
+
+
 def purge(
     collection: str,
     *,
@@ -229,6 +258,16 @@ def memory() -> Call[wire.MemoryAnswer]:
     return Call("GET", "/memory", wire.MemoryAnswer)
 
 
+def warm() -> Call[wire.MemoryAnswer]:
+    """Have the server load its model now; where its memory stands then."""
+    return Call("POST", "/memory/warm", wire.MemoryAnswer)
+
+
+def cache() -> Call[wire.CacheAnswer]:
+    """What the server's caches hold, and how often they were right."""
+    return Call("GET", "/cache", wire.CacheAnswer)
+
+
 def release() -> Call[wire.ReleaseAnswer]:
     """Have the server give back all memory that can be earned again."""
     return Call("POST", "/memory/release", wire.ReleaseAnswer)
@@ -247,6 +286,11 @@ def audit(*, limit: int = 100) -> Call[wire.AuditsAnswer]:
 def health(*, deep: bool = False) -> Call[wire.HealthAnswer]:
     """What the server says of its parts; `deep`: having really embedded, written and searched."""
     return Call("GET", "/healthz", wire.HealthAnswer, params={"deep": "1" if deep else "0"})
+
+
+def proof(nonce: str) -> Call[wire.ProofAnswer]:
+    """What only the server knows to answer that announced itself in the bank; see `embank.client.local`."""
+    return Call("GET", "/proof", wire.ProofAnswer, params={"nonce": nonce})
 
 
 def _filter(where: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -90,12 +90,23 @@ class CollectionAnswer(Answer):
     changed: float
     fingerprint: str | None = None
     dimension: int | None = None
+    model: str | None = None
+    slots: int = 0
+    """Vectors on the disk, those of passages that are gone included."""
+    generation: int = 0
+    role: str = ""
 
 
 class CollectionsAnswer(Answer):
     """All collections, by name."""
 
     collections: list[CollectionAnswer]
+
+
+class CountAsked(Asked):
+    """Documents to be counted."""
+
+    where: Where
 
 
 class CountAnswer(Answer):
@@ -141,16 +152,24 @@ class UpsertAsked(Asked):
 
 
 class UpsertAnswer(Answer):
-    """What was written, durably and visibly. `relabeled` had other metadata only; `ids` are in the order given."""
+    """What was written, durably and visibly. `relabeled` had other metadata only; `ids` are in the order given.
+
+    `skipped` counts reasons for what was left out, and `samples` are some of that: origin, reason, detail.
+    """
 
     ids: list[str]
+    seen: int = 0
     added: int
     updated: int
     relabeled: int
     unchanged: int
     duplicates: int
+    conflicts: int = 0
     chunks: int
+    commits: int = 0
     seconds: float
+    skipped: dict[str, int] = {}
+    samples: list[tuple[str, str, str]] = []
 
 
 class DocumentAnswer(Answer):
@@ -240,6 +259,7 @@ class HitAnswer(Answer):
     start: int
     end: int
     scores: dict[str, float] = {}
+    degraded: bool = False
     highlights: list[tuple[int, int]] = []
     before: str = ""
     after: str = ""
@@ -249,13 +269,15 @@ class HitAnswer(Answer):
 class SearchAnswer(Answer):
     """The best documents, best first. `degraded`: not all that there is was searched.
 
-    `after` is the cursor of the next page, where there may be one.
+    `after` is the cursor of the next page, where there may be one. `explained` is about the search as a whole, where
+    that was asked for.
     """
 
     hits: list[HitAnswer]
     after: str | None = None
     degraded: bool
     seconds: float
+    explained: dict[str, Any] | None = None
 
 
 # --- long work ------------------------------------------------------------------------------------------------------
@@ -296,7 +318,7 @@ class JobAnswer(Answer):
     """Long work: where it stands, and what came of it. `progress` and `result` have what the work has to tell."""
 
     id: str
-    kind: Literal["import", "purge", "compact", "backup"]
+    kind: Literal["import", "index", "purge", "compact", "backup"]
     collection: str | None
     state: JobState
     created: float
@@ -332,6 +354,14 @@ class MemoryAnswer(Answer):
     model_config = ConfigDict(extra="allow")
 
 
+class CacheAnswer(Answer):
+    """What the caches hold and how often they were right; `None` where one is turned off."""
+
+    embeddings: dict[str, Any] | None = None
+    results: dict[str, Any] | None = None
+    disk_limit_bytes: int | None = None
+
+
 class ReleaseAnswer(Answer):
     """Bytes of memory given back, as measured."""
 
@@ -353,6 +383,12 @@ class HealthAnswer(Answer):
     status: Literal["ok", "not ready", "failing"]
     reasons: list[str] = []
     checks: list[CheckAnswer] = []
+
+
+class ProofAnswer(Answer):
+    """What follows from a number used once and the secret of the server's start."""
+
+    proof: str
 
 
 class AuditAnswer(Answer):

@@ -3,6 +3,7 @@
 While a bank has no keys, whoever can reach the loopback address may do everything, except web pages of elsewhere: a
 request must name the machine itself in its Host header and, where a browser tells it, in Origin, so that neither a
 foreign page nor a foreign name that was made to point here gets in. As soon as there is a key, a key is needed.
+Commands of the server's own user on this machine show the secret of its start instead (`embank.client.local`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
+from embank.client.local import is_token
 from embank.client.schemas import Scope
 from embank.errors import InvalidInput
 from embank.events.kinds import KeysChanged
@@ -25,6 +27,9 @@ from embank.http.keys import Key, KeyBook, changes
 if TYPE_CHECKING:
     from embank.http.service import Service
     from embank.http.settings import Settings
+
+COMMAND = Key("command", "commands of the server's own user on this machine", "admin", sha256="", created=0.0)
+"""What stands for the key of a request that showed the secret of the server's start."""
 
 Needs = Scope | Literal["nothing"]
 _MARK = "x-embank-scope"
@@ -66,8 +71,9 @@ class ScopedRoute(APIRoute):
 class Guard:
     """Checks requests against the keys of a bank."""
 
-    def __init__(self, book: KeyBook, settings: Settings) -> None:
+    def __init__(self, book: KeyBook, settings: Settings, *, secret: str) -> None:
         self._book = book
+        self._secret = secret
         self._hosts = {"localhost", settings.host.lower(), *(host.lower() for host in settings.hosts)}
         self._is_local = is_loopback(settings.host)
         self._known = book.in_force()
@@ -81,10 +87,12 @@ class Guard:
         in_force = self._book.in_force()
         if in_force != self._known:
             self._changed(request, in_force)
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if is_token(token.strip(), self._secret) and request.client is not None and is_loopback(request.client.host):
+            return COMMAND
         if not in_force and self._is_local:
             self._check_place(request)
             return None
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise Refusal(401, "key_missing", "an API key is needed: send it as `Authorization: Bearer emb_…`")
         key = self._book.find(token.strip())

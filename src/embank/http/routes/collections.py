@@ -12,6 +12,7 @@ from embank.client.schemas import (
     CollectionChange,
     CollectionsAnswer,
     CountAnswer,
+    CountAsked,
     StatsAnswer,
 )
 from embank.http.security import ScopedRoute, needs
@@ -68,6 +69,13 @@ async def count(request: Request, name: Name) -> CountAnswer:
     """How many documents a collection has."""
     service: Service = request.app.state.service
     return CountAnswer(count=(await service.workers.run(_info, service, name)).documents)
+
+
+@router.post("/collections/{name}/count", openapi_extra=needs("read"))
+async def count_matching(request: Request, name: Name, asked: CountAsked) -> CountAnswer:
+    """How many documents of a collection match."""
+    service: Service = request.app.state.service
+    return CountAnswer(count=await service.workers.run(lambda: service.collection(name).count(asked.where)))
 
 
 @router.get("/stats", openapi_extra=needs("read"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from fastapi import APIRouter, Request
 
@@ -11,6 +12,7 @@ from embank.client.schemas import HitAnswer, SearchAnswer, SearchAsked
 from embank.http.routes.collections import Name
 from embank.http.security import ScopedRoute, needs
 from embank.http.service import Service
+from embank.records import Hit
 from embank.search.pages import MAX_DEPTH, Page
 from embank.search.query import Options
 
@@ -28,6 +30,7 @@ async def search(request: Request, name: Name, asked: SearchAsked) -> SearchAnsw
         after=page.after,
         degraded=any(hit.degraded for hit in page.hits),
         seconds=service.clock.monotonic() - started_s,
+        explained=None if page.explained is None else dict(page.explained),
     )
 
 
@@ -42,11 +45,12 @@ def found(collection: LocalCollection, asked: SearchAsked) -> Page:
         "diversity": asked.diversity,
         "rerank": asked.rerank,
     }
-    if asked.after is None and asked.like is None and (asked.per_document != 1 or asked.k > MAX_DEPTH):
-        hits = collection.search(
-            asked.query, vector=asked.vector, k=asked.k, where=asked.where, mode=asked.mode, **options
-        )
-        return Page(hits, None)
+    if asked.after is None and (asked.per_document != 1 or asked.k > MAX_DEPTH):
+        plain: dict[str, Any] = {"k": asked.k, "where": asked.where, "mode": asked.mode, **options}
+        if asked.like is None:
+            return _alone(collection.search(asked.query, vector=asked.vector, **plain))
+        if asked.query is None and asked.vector is None:
+            return _alone(collection.like(asked.like, **plain))
     return collection.search_page(
         asked.query,
         vector=asked.vector,
@@ -57,3 +61,8 @@ def found(collection: LocalCollection, asked: SearchAsked) -> Page:
         mode=asked.mode,
         **options,
     )
+
+
+def _alone(hits: list[Hit]) -> Page:
+    """An answer with no page behind it."""
+    return Page(hits, None, dict(hits[0].explained or {}).get("search") if hits else None)

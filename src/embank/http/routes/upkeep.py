@@ -14,6 +14,7 @@ from embank.client.schemas import (
     AuditAnswer,
     AuditsAnswer,
     BackupAsked,
+    CacheAnswer,
     CompactAsked,
     JobAnswer,
     MemoryAnswer,
@@ -57,7 +58,7 @@ async def compact(request: Request, response: Response, name: Name, asked: Compa
     def work(tell: Tell) -> Mapping[str, Any]:
         report = service.collection(name).compact(
             dry_run=asked.dry_run,
-            on_progress=lambda live: tell({"passages": live.copied, "passages_total": live.passages}),
+            on_progress=lambda live: tell(live.as_dict()),
         )
         return report.as_dict()
 
@@ -85,6 +86,23 @@ async def memory(request: Request) -> MemoryAnswer:
     service: Service = request.app.state.service
     snapshot = await service.workers.run(service.bank.memory)
     return MemoryAnswer.model_validate(snapshot.as_dict())
+
+
+@router.post("/memory/warm", openapi_extra=needs("admin"))
+async def warm(request: Request) -> MemoryAnswer:
+    """Load the model now, where it is not loaded; where memory stands then."""
+    service: Service = request.app.state.service
+    await service.workers.run(service.bank.warm)
+    snapshot = await service.workers.run(service.bank.memory)
+    return MemoryAnswer.model_validate(snapshot.as_dict())
+
+
+@router.get("/cache", openapi_extra=needs("read"))
+async def cache(request: Request) -> CacheAnswer:
+    """What the caches hold, and how often they were right."""
+    service: Service = request.app.state.service
+    snapshot = await service.workers.run(service.bank.cache)
+    return CacheAnswer.model_validate(snapshot.as_dict())
 
 
 @router.post("/memory/release", openapi_extra=needs("admin"))
