@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from embank.client import schemas as wire
 from embank.client.openai import EmbeddingsAnswer, EmbeddingsAsked, ModelsAnswer
 from embank.client.schemas import Asked, Mode
+from embank.errors import InvalidInput
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -38,8 +39,14 @@ class Call(Generic[T]):
     again: bool = True
 
 
-def _asked(asked: Asked) -> bytes:
-    return asked.model_dump_json(exclude_defaults=True, ensure_ascii=True).encode()
+def _asked(kind: type[Asked], **fields: Any) -> bytes:
+    """A body of that kind. Raises `InvalidInput`, as the server would, for what does not fit."""
+    try:
+        return kind(**fields).model_dump_json(exclude_defaults=True, ensure_ascii=True).encode()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InvalidInput(f"{place}: {first['msg']}" if place else str(first["msg"])) from error
 
 
 def _of(collection: str, rest: str) -> str:
@@ -55,8 +62,8 @@ def embed(
 ) -> Call[EmbeddingsAnswer]:
     """Vectors of texts, at most 2,048 at once."""
     given = texts if isinstance(texts, str) else list(texts)
-    asked = EmbeddingsAsked(input=given, model=model, dimensions=dimensions, input_type=input_type)
-    return Call("POST", "/v1/embeddings", EmbeddingsAnswer, _asked(asked))
+    asked = _asked(EmbeddingsAsked, input=given, model=model, dimensions=dimensions, input_type=input_type)
+    return Call("POST", "/v1/embeddings", EmbeddingsAnswer, asked)
 
 
 def models() -> Call[ModelsAnswer]:
@@ -71,8 +78,8 @@ def collections() -> Call[wire.CollectionsAnswer]:
 
 def create(collection: str, *, metric: Literal["cosine", "dot", "l2"] | None = None) -> Call[wire.CollectionAnswer]:
     """Make a collection; one that is there already stays as it is."""
-    asked = wire.CollectionAsked(name=collection, metric=metric)
-    return Call("POST", "/collections", wire.CollectionAnswer, _asked(asked))
+    asked = _asked(wire.CollectionAsked, name=collection, metric=metric)
+    return Call("POST", "/collections", wire.CollectionAnswer, asked)
 
 
 def show(collection: str) -> Call[wire.CollectionAnswer]:
@@ -82,14 +89,14 @@ def show(collection: str) -> Call[wire.CollectionAnswer]:
 
 def protect(collection: str, *, protected: bool = True) -> Call[wire.CollectionAnswer]:
     """Have documents that exist refuse every change, or allow changes again."""
-    return Call("PATCH", _of(collection, ""), wire.CollectionAnswer, _asked(wire.CollectionChange(protected=protected)))
+    return Call("PATCH", _of(collection, ""), wire.CollectionAnswer, _asked(wire.CollectionChange, protected=protected))
 
 
 def count(collection: str, where: Mapping[str, Any] | None = None) -> Call[wire.CountAnswer]:
     """How many documents a collection has, or how many match."""
     if where is None:
         return Call("GET", _of(collection, "/count"), wire.CountAnswer)
-    return Call("POST", _of(collection, "/count"), wire.CountAnswer, _asked(wire.CountAsked(where=dict(where))))
+    return Call("POST", _of(collection, "/count"), wire.CountAnswer, _asked(wire.CountAsked, where=dict(where)))
 
 
 def upsert(
@@ -100,31 +107,31 @@ def upsert(
     space: str = "own",
 ) -> Call[wire.UpsertAnswer]:
     """Write documents (mappings with text, and optionally id and metadata) by their ids; answered when durable."""
-    listed = [wire.DocumentAsked.model_validate(each) for each in documents]
+    listed = [each if isinstance(each, wire.DocumentAsked) else dict(each) for each in documents]
     rows = None if vectors is None else [list(row) for row in vectors]
-    asked = wire.UpsertAsked(documents=listed, vectors=rows, space=space)
-    return Call("POST", _of(collection, "/documents"), wire.UpsertAnswer, _asked(asked))
+    asked = _asked(wire.UpsertAsked, documents=listed, vectors=rows, space=space)
+    return Call("POST", _of(collection, "/documents"), wire.UpsertAnswer, asked)
 
 
 def get(collection: str, ids: Sequence[str]) -> Call[wire.DocumentsAnswer]:
     """The documents of these ids, in that order."""
-    return Call("POST", _of(collection, "/documents/get"), wire.DocumentsAnswer, _asked(wire.GetAsked(ids=list(ids))))
+    return Call("POST", _of(collection, "/documents/get"), wire.DocumentsAnswer, _asked(wire.GetAsked, ids=list(ids)))
 
 
 def page(
     collection: str, *, limit: int = 100, after: str | None = None, where: Mapping[str, Any] | None = None
 ) -> Call[wire.DocumentsAnswer]:
     """Documents in the order of their ids; `next` of the answer is the `after` of the next page."""
-    asked = wire.ListAsked(limit=limit, after=after, where=_filter(where))
-    return Call("POST", _of(collection, "/documents/list"), wire.DocumentsAnswer, _asked(asked))
+    asked = _asked(wire.ListAsked, limit=limit, after=after, where=_filter(where))
+    return Call("POST", _of(collection, "/documents/list"), wire.DocumentsAnswer, asked)
 
 
 def delete(
     collection: str, ids: Sequence[str] | None = None, *, where: Mapping[str, Any] | None = None
 ) -> Call[wire.DeleteAnswer]:
     """Delete documents by their ids or by a filter."""
-    asked = wire.DeleteAsked(ids=None if ids is None else list(ids), where=_filter(where))
-    return Call("POST", _of(collection, "/documents/delete"), wire.DeleteAnswer, _asked(asked))
+    asked = _asked(wire.DeleteAsked, ids=None if ids is None else list(ids), where=_filter(where))
+    return Call("POST", _of(collection, "/documents/delete"), wire.DeleteAnswer, asked)
 
 
 def search(
@@ -147,7 +154,8 @@ def search(
 ) -> Call[wire.SearchAnswer]:
     """The best documents for a question in words, for a vector, or like a document, best first; `after` pages go on."""
     row = None if vector is None else list(vector)
-    asked = wire.SearchAsked(
+    asked = _asked(
+        wire.SearchAsked,
         query=query,
         vector=row,
         like=like,
@@ -163,7 +171,7 @@ def search(
         diversity=diversity,
         rerank=rerank,
     )
-    return Call("POST", _of(collection, "/search"), wire.SearchAnswer, _asked(asked))
+    return Call("POST", _of(collection, "/search"), wire.SearchAnswer, asked)
 
 
 def import_lines(collection: str, lines: bytes) -> Call[wire.JobAnswer]:
@@ -215,22 +223,28 @@ def purge(
     wait_s: float = 30,
 ) -> Call[wire.JobAnswer]:
     """Delete documents by age, by number or by a filter, as a job."""
-    asked = wire.PurgeAsked(
-        older_than_s=older_than_s, keep=keep, by=by, where=_filter(where), dry_run=dry_run, wait_s=wait_s
+    asked = _asked(
+        wire.PurgeAsked,
+        older_than_s=older_than_s,
+        keep=keep,
+        by=by,
+        where=_filter(where),
+        dry_run=dry_run,
+        wait_s=wait_s,
     )
-    return Call("POST", _of(collection, "/purge"), wire.JobAnswer, _asked(asked), again=False)
+    return Call("POST", _of(collection, "/purge"), wire.JobAnswer, asked, again=False)
 
 
 def compact(collection: str, *, dry_run: bool = False, wait_s: float = 30) -> Call[wire.JobAnswer]:
     """Rewrite vectors and words without what was deleted or replaced, as a job."""
-    asked = wire.CompactAsked(dry_run=dry_run, wait_s=wait_s)
-    return Call("POST", _of(collection, "/compact"), wire.JobAnswer, _asked(asked), again=False)
+    asked = _asked(wire.CompactAsked, dry_run=dry_run, wait_s=wait_s)
+    return Call("POST", _of(collection, "/compact"), wire.JobAnswer, asked, again=False)
 
 
 def backup(name: str, *, wait_s: float = 30) -> Call[wire.JobAnswer]:
     """Copy the bank into the server's folder of backups, as a job."""
-    asked = wire.BackupAsked(name=name, wait_s=wait_s)
-    return Call("POST", "/backup", wire.JobAnswer, _asked(asked), again=False)
+    asked = _asked(wire.BackupAsked, name=name, wait_s=wait_s)
+    return Call("POST", "/backup", wire.JobAnswer, asked, again=False)
 
 
 def jobs() -> Call[wire.JobsAnswer]:
