@@ -76,7 +76,8 @@ def _examples() -> list[Call[Any]]:
         calls.delete("{name}", ["x"]), calls.search("{name}", "x"), calls.import_lines("{name}", b""),
         calls.purge("{name}"), calls.compact("{name}"), calls.backup("x"), calls.jobs(), calls.job("{id}"),
         calls.cancel("{id}"), calls.stats(), calls.memory(), calls.release(), calls.clear_cache(), calls.audit(),
-        calls.health(),
+        calls.health(), calls.proof("0" * 32), calls.warm(), calls.cache(),
+        calls.index_lines("{name}", b"", root="r"), calls.count("{name}", {}),
     ]  # fmt: skip
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from tests.http.serving import Served, serving
@@ -17,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from embank.bank import open_bank
 from embank.cli.program import app
+from embank.cli.progress import Progress
 from embank.client import local
 from embank.embed.files.catalog import WORDLLAMA
 from embank.embed.files.locate import find_files
@@ -128,6 +131,41 @@ def test_every_command_answers_as_it_does_without_a_server(
     assert (loud["kind"], loud["exit_code"]) == ("InvalidInput", 2)
     other = _run(served.bank.path, "add", "--text", "Yeast.", "-c", "dots", "--metric", "l2", "--json")
     assert (_told(other)["error"]["kind"], other.exit_code) == ("MetricMismatch", 2)
+
+
+def test_what_vanished_from_a_source_is_kept_until_it_is_pruned(served: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "kept.txt").write_text("This one stays.")
+    (folder / "gone.txt").write_text("This one goes.")
+    index = ("index", folder, "-c", "some", "--json")
+    first = _told(_run(served.bank.path, *index))["total"]
+    assert (first["added"], first["chunks"]) == (2, 2)
+    (folder / "gone.txt").unlink()
+    assert _told(_run(served.bank.path, *index))["total"]["vanished"] == 1
+    assert served.bank.collection("some").count() == 2
+    assert _told(_run(served.bank.path, *index, "--prune"))["total"]["pruned"] == 1
+    assert [each.id for each in served.bank.collection("some").list()] == ["kept.txt"]
+
+
+def test_ctrl_c_ends_the_job_and_tells_what_is_safe(served: Served, tmp_path: Path) -> None:
+    lines = tmp_path / "many.jsonl"
+    lines.write_text("".join(json.dumps({"id": str(each), "text": f"text {each} " * 40}) + "\n" for each in range(4_000)))
+    with patch.object(Progress, "update", side_effect=KeyboardInterrupt):
+        found = _run(served.bank.path, "index", lines, "-c", "many", "--json")
+    assert found.exit_code == 130
+    safe = _told(found)["error"]["safe_documents"]
+    for _ in range(200):  # the job ends at its next word
+        if _states(served)["index"] == "cancelled":
+            break
+        time.sleep(0.05)
+    assert _states(served)["index"] == "cancelled"
+    assert 0 < safe <= served.bank.collection("many").count() < 4_000
+
+
+def _states(served: Served) -> dict[str, str]:
+    """The state of the latest job of each kind."""
+    return {job["kind"]: job["state"] for job in reversed(served.http.get("/jobs").json()["jobs"])}
 
 
 def test_memory_and_caches_are_the_servers(served: Served) -> None:
