@@ -150,7 +150,8 @@ def test_what_vanished_from_a_source_is_kept_until_it_is_pruned(served: Served, 
 
 def test_ctrl_c_ends_the_job_and_tells_what_is_safe(served: Served, tmp_path: Path) -> None:
     lines = tmp_path / "many.jsonl"
-    lines.write_text("".join(json.dumps({"id": str(each), "text": f"text {each} " * 40}) + "\n" for each in range(4_000)))
+    many = ({"id": str(each), "text": f"text {each} " * 40} for each in range(4_000))
+    lines.write_text("".join(f"{json.dumps(each)}\n" for each in many))
     with patch.object(Progress, "update", side_effect=KeyboardInterrupt):
         found = _run(served.bank.path, "index", lines, "-c", "many", "--json")
     assert found.exit_code == 130

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from embank.client.local import new_secret
 from embank.errors import (
     BankDamaged,
     BankLocked,
     BankNotFound,
     BankReadOnly,
+    BankServed,
     FormatTooNew,
     InvalidInput,
     StorageFailed,
@@ -129,10 +131,11 @@ def test_the_bank_names_its_holder_and_where_that_serves_it(open_store: OpenStor
     store = open_store()
     assert read_holder(store.root / "LOCK")["pid"] == os.getpid()
     assert store.lock is not None
-    store.lock.announce("http://127.0.0.1:8080", secret="s3cret")
+    secret = new_secret()
+    store.lock.announce("http://127.0.0.1:8080", secret=secret)
     serving = read_serving(store.root)
     assert serving is not None
-    assert (serving.pid, serving.endpoint, serving.secret) == (os.getpid(), "http://127.0.0.1:8080", "s3cret")
+    assert (serving.pid, serving.endpoint, serving.secret) == (os.getpid(), "http://127.0.0.1:8080", secret)
     with pytest.raises(BankServed) as refused:
         open_store()
     assert refused.value.fields == {"pid": os.getpid(), "endpoint": "http://127.0.0.1:8080"}

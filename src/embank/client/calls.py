@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
+from embank.client import inspection
 from embank.client import schemas as wire
 from embank.client.openai import EmbeddingsAnswer, EmbeddingsAsked, ModelsAnswer
 from embank.client.schemas import Asked, Mode
@@ -267,44 +268,44 @@ def stats() -> Call[wire.StatsAnswer]:
     return Call("GET", "/stats", wire.StatsAnswer)
 
 
-def memory() -> Call[wire.MemoryAnswer]:
+def memory() -> Call[inspection.MemoryAnswer]:
     """Where the server's memory stands against its budget."""
-    return Call("GET", "/memory", wire.MemoryAnswer)
+    return Call("GET", "/memory", inspection.MemoryAnswer)
 
 
-def warm() -> Call[wire.MemoryAnswer]:
+def warm() -> Call[inspection.MemoryAnswer]:
     """Have the server load its model now; where its memory stands then."""
-    return Call("POST", "/memory/warm", wire.MemoryAnswer)
+    return Call("POST", "/memory/warm", inspection.MemoryAnswer)
 
 
-def cache() -> Call[wire.CacheAnswer]:
+def cache() -> Call[inspection.CacheAnswer]:
     """What the server's caches hold, and how often they were right."""
-    return Call("GET", "/cache", wire.CacheAnswer)
+    return Call("GET", "/cache", inspection.CacheAnswer)
 
 
-def release() -> Call[wire.ReleaseAnswer]:
+def release() -> Call[inspection.ReleaseAnswer]:
     """Have the server give back all memory that can be earned again."""
-    return Call("POST", "/memory/release", wire.ReleaseAnswer)
+    return Call("POST", "/memory/release", inspection.ReleaseAnswer)
 
 
-def clear_cache() -> Call[wire.ReleaseAnswer]:
+def clear_cache() -> Call[inspection.ReleaseAnswer]:
     """Have the server empty its caches."""
-    return Call("POST", "/cache/clear", wire.ReleaseAnswer)
+    return Call("POST", "/cache/clear", inspection.ReleaseAnswer)
 
 
-def audit(*, limit: int = 100) -> Call[wire.AuditsAnswer]:
+def audit(*, limit: int = 100) -> Call[inspection.AuditsAnswer]:
     """The latest acts on record, the newest first."""
-    return Call("GET", "/audit", wire.AuditsAnswer, params={"limit": str(limit)})
+    return Call("GET", "/audit", inspection.AuditsAnswer, params={"limit": str(limit)})
 
 
-def health(*, deep: bool = False) -> Call[wire.HealthAnswer]:
+def health(*, deep: bool = False) -> Call[inspection.HealthAnswer]:
     """What the server says of its parts; `deep`: having really embedded, written and searched."""
-    return Call("GET", "/healthz", wire.HealthAnswer, params={"deep": "1" if deep else "0"})
+    return Call("GET", "/healthz", inspection.HealthAnswer, params={"deep": "1" if deep else "0"})
 
 
-def proof(nonce: str) -> Call[wire.ProofAnswer]:
+def proof(nonce: str) -> Call[inspection.ProofAnswer]:
     """What only the server knows to answer that announced itself in the bank; see `embank.client.local`."""
-    return Call("GET", "/proof", wire.ProofAnswer, params={"nonce": nonce})
+    return Call("GET", "/proof", inspection.ProofAnswer, params={"nonce": nonce})
 
 
 def _filter(where: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from embank.client.inspection import HealthAnswer, ProofAnswer
 from embank.client.local import proof
-from embank.client.schemas import HealthAnswer, ProofAnswer
 from embank.events.metrics import CONTENT_TYPE
 from embank.http.checks import deep_checks, reasons, shallow_checks
 from embank.http.figures import figures

@@ -10,17 +10,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from embank.client.schemas import (
-    AuditAnswer,
-    AuditsAnswer,
-    BackupAsked,
-    CacheAnswer,
-    CompactAsked,
-    JobAnswer,
-    MemoryAnswer,
-    PurgeAsked,
-    ReleaseAnswer,
-)
+from embank.client.inspection import AuditAnswer, AuditsAnswer, CacheAnswer, MemoryAnswer, ReleaseAnswer
+from embank.client.schemas import BackupAsked, CompactAsked, JobAnswer, PurgeAsked
 from embank.http.jobs import Tell, Work
 from embank.http.routes.collections import Name
 from embank.http.security import ScopedRoute, needs
