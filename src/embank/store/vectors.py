@@ -115,6 +115,8 @@ class Segments:
         self._open: tuple[int, int] | None = None  # (segment number, descriptor) of the file being appended to
         self._scattered = Scattered(codec, SEGMENT_ROWS, DATA_OFFSET)
         self._mapped: dict[int, Mapped] = {}  # full or growing segments, the latest mapping of each
+        # Kept, because pathlib interns every name, and a table of names grows by those that come and go.
+        self._paths: dict[int, Path] = {}
 
     def append(self, vectors: Float32, *, mark: int) -> None:
         """Write `vectors` at slots [mark, mark + n). Durable only after `sync`; may be repeated with the same mark."""
@@ -178,7 +180,9 @@ class Segments:
 
     def path(self, number: int) -> Path:
         """The file of a segment."""
-        return self._directory / f"{number:06d}.vec"
+        if number not in self._paths:
+            self._paths[number] = self._directory / f"{number:06d}.vec"
+        return self._paths[number]
 
     def header(self, number: int) -> bytes:
         """What the file of a segment begins with."""
