@@ -86,6 +86,7 @@ class AsyncBank(_Wrapper):
     cache = Threaded(Bank.cache)
     clear_cache = Threaded(Bank.clear_cache)
     warm = Threaded(Bank.warm)
+    drop = Threaded(Bank.drop)
     audit = Threaded(Bank.audit)
     verify = Threaded(Bank.verify)
     backup = Threaded(Bank.backup)

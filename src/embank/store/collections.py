@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from embank.errors import BankDamaged, CollectionNotFound, FingerprintMismatch, InvalidInput, MetricMismatch
+from embank.store import dropped
 from embank.store import metric as metrics
 from embank.store.codec import Codec
 from embank.store.info import COLUMNS, CollectionInfo, of_row, recorded
@@ -75,11 +77,14 @@ def every(connection: sqlite3.Connection) -> list[Row]:
 
 
 def insert(connection: sqlite3.Connection, name: str, *, metric: Metric, dtype: str, now: float) -> Row:
-    """Make a collection; inside a transaction."""
+    """Make a collection, whose number and time of creation none had that was dropped; inside a transaction."""
+    last_key, last_created = dropped.marks(connection)
+    created = now if now > last_created else math.nextafter(last_created, math.inf)
     cursor = connection.execute(
-        "INSERT INTO collections (name, metric, role, protected, dtype, generation, sequence, slots, documents, "
-        "chunks, text_bytes, created, changed) VALUES (?, ?, 'local', 0, ?, 0, 0, 0, 0, 0, 0, ?, ?)",
-        (name, metric, dtype, now, now),
+        "INSERT INTO collections (id, name, metric, role, protected, dtype, generation, sequence, slots, documents, "
+        "chunks, text_bytes, created, changed) "
+        "SELECT MAX(IFNULL(MAX(id), 0), ?) + 1, ?, ?, 'local', 0, ?, 0, 0, 0, 0, 0, 0, ?, ? FROM collections",
+        (last_key, name, metric, dtype, created, created),
     )
     row = load(connection, int(cursor.lastrowid or 0))
     if row is None:
