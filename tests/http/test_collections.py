@@ -148,6 +148,24 @@ def test_a_protected_collection_refuses(served: Served, notes: str) -> None:
     assert served.http.get(f"{notes}/count").json() == {"count": 3}
 
 
+def test_a_collection_is_dropped_whole(served: Served, notes: str) -> None:
+    assert served.http.post(f"{notes}/search", json={"query": "silt"}).json()["hits"]
+    told = served.http.delete(notes, params={"dry_run": True}).json()
+    assert (told["kind"], told["state"], told["result"]["documents"]) == ("drop", "done", 3)
+    served.http.patch(notes, json={"protected": True})
+    assert served.http.delete(notes).json()["error"]["code"] == "protected_collection_error"
+    served.http.patch(notes, json={"protected": False})
+    done = served.http.delete(notes).json()
+    assert (done["state"], done["result"]["documents"], done["result"]["left"]) == ("done", 3, False)
+    assert served.http.delete(notes).status_code == 404
+    assert served.http.post(f"{notes}/search", json={"query": "silt"}).status_code == 404
+    one = {"documents": [{"id": "new", "text": "Glaciers grind stone."}]}
+    assert served.http.post(f"{notes}/documents", json=one).status_code == 200
+    hits = served.http.post(f"{notes}/search", json={"query": "silt"}).json()["hits"]
+    assert {hit["id"] for hit in hits} == {"new"}
+    assert "drop" in {act["act"] for act in served.http.get("/audit").json()["acts"]}
+
+
 def test_purge_tells_first_and_then_does(served: Served, notes: str) -> None:
     asked = {"where": {"year": {"$lt": 2023}}}
     told = served.http.post(f"{notes}/purge", json={**asked, "dry_run": True}).json()

@@ -296,7 +296,7 @@ class JobAnswer(Answer):
     """Long work: where it stands, and what came of it. `progress` and `result` have what the work has to tell."""
 
     id: str
-    kind: Literal["import", "purge", "compact", "backup"]
+    kind: Literal["import", "purge", "compact", "drop", "backup"]
     collection: str | None
     state: JobState
     created: float

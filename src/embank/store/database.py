@@ -67,21 +67,19 @@ class Database:
         Returns by how many bytes the file shrank, and how many bytes in it are free, for what is written next. Raises
         nothing: where the disk has no room to write the file anew, all of them stay in it.
         """
-        path = self.root / DATABASE
         try:
             with self.changing() as connection:
-                before = path.stat().st_size
-                free = _free_bytes(connection)
+                before, free = _sizes(connection)
                 if free >= _WORTH_BYTES and free >= _WORTH_SHARE * before and self._has_room(before - free):
                     connection.execute("VACUUM")
-                    free = _free_bytes(connection)
+                after, free = _sizes(connection)
                 # The file itself is cut, and what went through the log given back, where no reader needs it as it was.
                 connection.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
-                return max(before - path.stat().st_size, 0), free
+                return before - after, free
         except (StoreError, OSError, sqlite3.Error) as error:
-            _log.warning("free pages of %s stay in it: %s", path, error)
+            _log.warning("free pages of %s stay in it: %s", self.root / DATABASE, error)
             return 0, 0
 
     def _has_room(self, size: int) -> bool:
@@ -96,11 +94,13 @@ class Database:
                 self._writer.close()
 
 
-def _free_bytes(connection: sqlite3.Connection) -> int:
-    (pages,), (page_bytes,) = (
-        connection.execute(f"PRAGMA {each}").fetchone() for each in ("freelist_count", "page_size")
+def _sizes(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of the whole file, its log brought into it, and of the free pages in it."""
+    pages, free, page_bytes = (
+        int(connection.execute(f"PRAGMA {each}").fetchone()[0])
+        for each in ("page_count", "freelist_count", "page_size")
     )
-    return int(pages) * int(page_bytes)
+    return pages * page_bytes, free * page_bytes
 
 
 _WORTH_SHARE = 0.25
