@@ -384,22 +384,3 @@ def test_a_banks_calls_are_cleaned_up_after_and_each_is_told(tmp_path: Path) -> 
         bank.release()
         assert "hand" in [event.trigger for event in told.drain() if isinstance(event, MemoryRecovered)]
     assert not [thread for thread in threading.enumerate() if thread.name == "embank-recovery"]
-
-
-def test_a_dropped_collection_leaves_nothing_in_memory(bank: Bank) -> None:
-    before = {name for name, _ in bank.memory().consumers}
-    notes = bank.collection("notes")
-    notes.add(NOTES)
-    notes.hot.touch(["a1"])
-    assert [hit.id for hit in notes.search("what do rivers carry?", k=1)] == ["a1"]
-    results = bank.cache().results
-    assert results is not None
-    assert results.entries
-    assert bank.drop("notes").documents == 3
-    assert {name for name, _ in bank.memory().consumers} == before
-    results = bank.cache().results
-    assert results is not None
-    assert not results.entries  # answers hold what passages say
-    again = bank.collection("notes")
-    again.add([{"id": "b1", "text": "Glaciers grind stone."}])
-    assert [hit.id for hit in again.search("what do rivers carry?", k=1)] == ["b1"]
