@@ -92,9 +92,12 @@ class AsyncBank(_Wrapper):
     backup = Threaded(Bank.backup)
     release = Threaded(Bank.release)
 
-    async def collection(self, name: str = "default", *, metric: str | None = None) -> AsyncCollection:
+    async def collection(
+        self, name: str = "default", *, metric: str | None = None, language: str | None = None
+    ) -> AsyncCollection:
         """See `Bank.collection`."""
-        return AsyncCollection(await self.run(self.behind.collection, name, metric=metric), self.pool)
+        found = await self.run(self.behind.collection, name, metric=metric, language=language)
+        return AsyncCollection(found, self.pool)
 
     async def close(self) -> None:
         """Close the bank once the calls under way have ended."""

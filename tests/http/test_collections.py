@@ -113,6 +113,13 @@ def test_collections_are_made_listed_and_shown(served: Served) -> None:
     assert served.http.get("/collections/by hand").json()["documents"] == 0
     assert "by hand" in [each["name"] for each in served.http.get("/collections").json()["collections"]]
     assert served.http.get("/stats").json()["disk_bytes"]["total"] > 0
+    spoken = {"name": "german", "language": "german"}
+    assert served.http.post("/collections", json=spoken).status_code == 201
+    served.http.post("/collections/german/documents", json={"documents": [{"id": "h", "text": "Die Häuser am Fluss."}]})
+    asked = {"query": "Hauses", "mode": "lexical"}
+    assert served.http.post("/collections/german/search", json=asked).json()["hits"][0]["id"] == "h"
+    unknown = served.http.post("/collections", json={"name": "x", "language": "klingon"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "invalid_input")
     other = served.http.post("/collections", json={"name": "by hand", "metric": "dot"})
     assert (other.status_code, other.json()["error"]["code"]) == (409, "metric_mismatch")
 

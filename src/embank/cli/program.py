@@ -32,6 +32,7 @@ from embank.cli import (
     reembed,
     safety,
     search,
+    search_many,
     serve,
     stats,
     transfer,
@@ -168,6 +169,7 @@ app.command("drop", rich_help_panel=_WRITE)(drop.drop)
 app.command("compact", rich_help_panel=_WRITE)(upkeep.compact)
 _search = typer.Typer(cls=DefaultGroup)
 _search.command(DEFAULT, hidden=True)(search.search)
+_search.command("many")(search_many.many)
 _search.command("evaluate")(tuning.evaluate)
 _search.command("tune")(tuning.tune)
 app.add_typer(_search, name="search", rich_help_panel=_READ, help=search.search.__doc__)

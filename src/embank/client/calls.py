@@ -68,9 +68,11 @@ def collections() -> Call[wire.CollectionsAnswer]:
     return Call("GET", "/collections", wire.CollectionsAnswer)
 
 
-def create(collection: str, *, metric: Literal["cosine", "dot", "l2"] | None = None) -> Call[wire.CollectionAnswer]:
-    """Make a collection; one that is there already stays as it is."""
-    asked = wire.CollectionAsked(name=collection, metric=metric)
+def create(
+    collection: str, *, metric: Literal["cosine", "dot", "l2"] | None = None, language: str | None = None
+) -> Call[wire.CollectionAnswer]:
+    """Make a collection; one that is there already stays as it is, but for the language of its words."""
+    asked = wire.CollectionAsked(name=collection, metric=metric, language=language)
     return Call("POST", "/collections", wire.CollectionAnswer, _asked(asked))
 
 

@@ -66,6 +66,8 @@ class CollectionAsked(Asked):
     name: StrictStr = Field(min_length=1, max_length=128, examples=["notes"])
     metric: Literal["cosine", "dot", "l2"] | None = None
     """What it compares vectors by, for good; cosine unless said."""
+    language: StrictStr | None = Field(default=None, max_length=32, examples=["english"])
+    """How its words are stemmed from now on: english at first, german …, none, trigrams."""
 
 
 class CollectionChange(Asked):

@@ -6,13 +6,13 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from embank.errors import EmbankError, MetricMismatch, StorageFailed, StorageFull, StoreError
 from embank.events.kinds import DocumentsCommitted, DocumentsDeleted
 from embank.store import audit, collections, documents, wording
 from embank.store.codec import Float32, Stored
-from embank.store.collections import Row
+from embank.store.collections import Made, Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
 from embank.store.dropping import Dropper, OnDropProgress
 from embank.store.generation import Generation, OpenGenerations
@@ -145,13 +145,14 @@ class StoredCollection:
                 sequence = self._write(connection, row, batch, now)
         self._written = True
         self._shadows.tidy(only_known=True)
-        self._committed(batch, sequence, clock.monotonic() - started)
+        count, seconds = len(batch.upserts) + len(batch.relabeled), clock.monotonic() - started
+        self._shared.stream.publish(DocumentsCommitted(self.name, sequence, count, len(batch.vectors), seconds))
         return sequence
 
-    def ensure(self, *, dtype: str) -> CollectionInfo:
-        """Make the collection where there is none, to store vectors as `dtype`; what is recorded of it."""
+    def ensure(self, **made: Unpack[Made]) -> CollectionInfo:
+        """Make the collection where there is none, so; what is recorded of it."""
         with self._database.changing() as writer:
-            return self._ensure(writer, self._shared.clock.now(), dtype=dtype).info
+            return self._ensure(writer, self._shared.clock.now(), **made).info
 
     def check_changeable(self, ids: Sequence[str]) -> None:
         """Raise `ProtectedCollectionError` where the collection is protected and has any of `ids`."""
@@ -334,13 +335,14 @@ class StoredCollection:
         with self._database.reading() as connection:
             yield connection, self._presence.find(connection)
 
-    def _ensure(self, writer: sqlite3.Connection, now: float, *, dtype: str | None = None) -> Row:
+    def _ensure(self, writer: sqlite3.Connection, now: float, **made: Unpack[Made]) -> Row:
         row = self._presence.find(writer)
         if row is None:
             with self._database.transaction() as connection:
-                metric, dtype = self._wanted or "cosine", dtype or self._shared.settings.dtype
-                row = collections.insert(connection, self.name, metric=metric, dtype=dtype, now=now)
-                wording.begin(connection, row, self._shared.settings.lexical_language)
+                settings, metric = self._shared.settings, self._wanted or made.get("metric") or "cosine"
+                dtype, language = made.get("dtype"), made.get("language")
+                row = collections.insert(connection, self.name, metric=metric, dtype=dtype or settings.dtype, now=now)
+                wording.begin(connection, row, language or settings.lexical_language)
         collections.check_metric(row.info, self._wanted)
         return row
 
@@ -373,12 +375,6 @@ class StoredCollection:
             chunks=added - gone_chunks,
             text_bytes=new_bytes - gone_bytes,
             now=now,
-        )
-
-    def _committed(self, batch: Batch, sequence: int, seconds: float) -> None:
-        count, chunks = len(batch.upserts) + len(batch.relabeled), len(batch.vectors)
-        self._shared.stream.publish(
-            DocumentsCommitted(collection=self.name, sequence=sequence, documents=count, chunks=chunks, seconds=seconds)
         )
 
     def _append(self, generation: Generation, row: Row, vectors: Float32 | Stored) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from embank.errors import BankDamaged, CollectionNotFound, FingerprintMismatch, InvalidInput, MetricMismatch
 from embank.store import dropped
@@ -14,10 +14,19 @@ from embank.store.codec import Codec
 from embank.store.info import COLUMNS, CollectionInfo, of_row, recorded
 from embank.store.metric import Metric
 from embank.store.protocol import Space
+from embank.store.words import Language
 
 MAX_NAME_CHARACTERS = 128
 
 _GENERATION_SHIFT = 32
+
+
+class Made(TypedDict, total=False):
+    """How a collection is to be made; what is left out or `None` is as the settings, or whoever opened it, say."""
+
+    dtype: str | None
+    metric: Metric | None
+    language: Language | None
 
 
 @dataclass(frozen=True, slots=True)
