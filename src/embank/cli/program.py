@@ -17,6 +17,7 @@ from embank.cli import (
     config,
     demo,
     documents,
+    drop,
     errors,
     evaluate,
     hot,
@@ -31,6 +32,7 @@ from embank.cli import (
     reembed,
     safety,
     search,
+    search_many,
     serve,
     stats,
     transfer,
@@ -163,9 +165,11 @@ app.command("add", rich_help_panel=_WRITE)(ingest.add)
 app.command("reembed", rich_help_panel=_WRITE)(reembed.reembed)
 app.command("delete", rich_help_panel=_WRITE)(documents.delete)
 app.command("purge", rich_help_panel=_WRITE)(upkeep.purge)
+app.command("drop", rich_help_panel=_WRITE)(drop.drop)
 app.command("compact", rich_help_panel=_WRITE)(upkeep.compact)
 _search = typer.Typer(cls=DefaultGroup)
 _search.command(DEFAULT, hidden=True)(search.search)
+_search.command("many")(search_many.many)
 _search.command("evaluate")(tuning.evaluate)
 _search.command("tune")(tuning.tune)
 app.add_typer(_search, name="search", rich_help_panel=_READ, help=search.search.__doc__)

@@ -147,7 +147,7 @@ class Shadow:
                     replaced=row.info.fingerprint,
                     fingerprint=at.row.info.fingerprint,
                 )
-            self._open.put_in_use(self._number)
+            self._open.put_in_use(at.row)
         return Swapped(sequence, self._number, row.info.documents, chunks)
 
     def _at(self, connection: sqlite3.Connection) -> Filling:
@@ -238,7 +238,7 @@ class Shadows:
             with self._database.transaction() as connection:
                 if not generations.erase_step(connection, key, number):
                     break
-        if not self._open.drop(number):
+        if not self._open.drop(key, number):
             return False
         with self._database.changing():
             self._shared.remove_files(key, number)
