@@ -66,9 +66,9 @@ class EmbankVectorStore(VectorStore):
     vector a document, kept in the space `user:SPACE:DIMENSION`; `space` is named for its class and model unless said,
     and vectors of another space or dimension are refused (`FingerprintMismatch`).
 
-    `mode` is that of every search: `dense`, `lexical` or `hybrid`; unless said, as the bank's settings have it, which is
-    hybrid at first. A `filter` is what `where` is everywhere in Embank, such as `{"year": {"$gte": 2020}}`. What else
-    `Collection.search` takes (`mode`, `min_score`, `diversity`, `rerank`, …) each search takes by keyword.
+    `mode` is that of every search: `dense`, `lexical` or `hybrid`; unless said, as the bank's settings have it, which
+    is hybrid at first. A `filter` is what `where` is everywhere in Embank, such as `{"year": {"$gte": 2020}}`. What
+    else `Collection.search` takes (`mode`, `min_score`, `dense_weight`, …) each search takes by keyword.
 
     Ids: what is added under an id that is there replaces it. A document without one is known by the hash of text and
     metadata, so that the same added twice is there once. Thread-safe.
