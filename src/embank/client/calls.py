@@ -149,6 +149,7 @@ def search(
     per_document: int = 1,
     diversity: float = 0.0,
     rerank: bool = True,
+    dense_weight: float | None = None,
 ) -> Call[wire.SearchAnswer]:
     """The best documents for a question in words, for a vector, or like a document, best first; `after` pages go on."""
     row = None if vector is None else list(vector)
@@ -167,6 +168,7 @@ def search(
         per_document=per_document,
         diversity=diversity,
         rerank=rerank,
+        dense_weight=dense_weight,
     )
     return Call("POST", _of(collection, "/search"), wire.SearchAnswer, _asked(asked))
 

@@ -225,6 +225,7 @@ class SearchAsked(Asked):
     per_document: StrictInt = 1
     diversity: Number = 0.0
     rerank: StrictBool = True
+    dense_weight: Number | None = None
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"query": "what do rivers carry?", "k": 5, "where": {"year": {"$gte": 2020}}}]}
