@@ -178,6 +178,7 @@ def collections_told(collections: list[CollectionAnswer]) -> CollectionsTold:
 
 
 def collection_told(info: CollectionAnswer) -> CollectionTold:
+    """What an assistant is told of a collection."""
     return CollectionTold(
         name=info.name,
         documents=info.documents,

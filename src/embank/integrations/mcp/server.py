@@ -170,7 +170,7 @@ class _Handlers:
             return _failed(_first_fault(error))
         except EmbankError as error:
             return _failed(error.message)
-        except Exception:
+        except Exception:  # noqa: BLE001 -- whatever it is, the assistant gets an answer and the session goes on
             _log.exception("the tool %s failed", asked.name)
             return _failed("an error that nobody foresaw; the log of the server, on its standard error, has it")
         return CallToolResult(
@@ -244,8 +244,8 @@ def _resource(shelf: Chosen, uri: str) -> tuple[str, str]:
     size = len(document.text.encode())
     if size > MOST_RESOURCE_BYTES:
         raise InvalidInput(
-            f"the document has {size:,} bytes, and a resource at most {MOST_RESOURCE_BYTES:,}: use the tool read, which "
-            f"gives it page by page"
+            f"the document has {size:,} bytes, and a resource at most {MOST_RESOURCE_BYTES:,}: use the tool read, "
+            f"which gives it page by page"
         )
     return "text/plain", document.text
 
