@@ -49,9 +49,9 @@ def mcp(
     from embank.integrations.mcp.server import make_server, serve_stdio
     from embank.integrations.mcp.shelf import Chosen
 
-    # Python's own way to end would wait for a line of standard input. Nothing is written, so nothing is lost.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _shelf(invocation, server or _serving(invocation.bank), key, config) as shelf:
+        # Python's own way to end would wait for a line of standard input. Nothing is written, so nothing is lost.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         serve_stdio(make_server(Chosen(shelf, collections or ()), version=str(import_path("embank:__version__"))))
 
 

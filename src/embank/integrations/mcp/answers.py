@@ -145,7 +145,7 @@ def search_told(collection: str, answer: SearchAnswer) -> SearchTold:
     left = SEARCH_BYTES
     for hit in answer.hits:
         found = _found(hit)
-        left -= len(found.model_dump_json())
+        left -= len(found.model_dump_json().encode())
         if left < 0 and hits:
             break
         hits.append(found)
