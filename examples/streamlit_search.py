@@ -1,4 +1,7 @@
-"""A search page over a bank: streamlit run examples/streamlit_search.py -- [BANK]"""
+"""A search page over a bank.
+
+streamlit run examples/streamlit_search.py -- [BANK]
+"""
 
 from __future__ import annotations
 

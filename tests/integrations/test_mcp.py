@@ -90,7 +90,8 @@ async def searches_and_reads(client: Client) -> None:
     like = await called(client, "similar", id="../bread", k=5)
     assert {hit["id"] for hit in like["hits"]} == {"notes/rivers ü.md", "long"}
 
-    pages, start = [], 0
+    pages: list[str] = []
+    start: int | None = 0
     while start is not None:
         page = await called(client, "read", id="long", start=start, length=20_000)
         assert page["characters"] == len(DOCUMENTS[2]["text"])
