@@ -24,6 +24,7 @@ from embank.cli import (
     index,
     ingest,
     keys,
+    mcp,
     memory,
     model_files,
     model_use,
@@ -193,6 +194,7 @@ _keys.command("add")(keys.add)
 _keys.command("list")(keys.list_)
 _keys.command("revoke")(keys.revoke)
 app.add_typer(_keys, name="keys", rich_help_panel=_SERVE)
+app.command("mcp", rich_help_panel=_SERVE)(mcp.mcp)
 
 _models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
 _models.command("list")(models.list_)
