@@ -16,10 +16,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from embank.store.codec import Stored
 from embank.store.collections import Row
@@ -38,7 +35,7 @@ class Compared:
 
 def of_records(stored: Stored) -> list[int]:
     """The checksum of each record by itself, before the row is known."""
-    size, data = stored.dtype.itemsize, np.ascontiguousarray(stored).view(np.uint8).data
+    size, data = stored.dtype.itemsize, stored.tobytes()  # slices of bytes are made faster than those of arrays
     return [zlib.crc32(data[first : first + size]) for first in range(0, len(data), size)]
 
 
@@ -62,12 +59,11 @@ def has_column(connection: sqlite3.Connection) -> bool:
 
 def compare(connection: sqlite3.Connection, row: Row, stored: Stored, *, first_slot: int) -> Compared:
     """Hold the passages at slots from `first_slot` on against `stored`, their records. Those that are gone are not."""
+    rows, sums = _passages(connection, row, stored, first_slot=first_slot)
     found = Compared()
-    for slot, checksum, now in _passages(connection, row, stored, first_slot=first_slot):
-        if checksum is None:
-            found.without.append(slot)
-        elif checksum != now:
-            found.differing.append(slot)
+    for (slot, *_, checksum), now in zip(rows, sums, strict=True):
+        if checksum != now:
+            (found.without if checksum is None else found.differing).append(slot)
     return found
 
 
@@ -76,10 +72,9 @@ def seal(connection: sqlite3.Connection, row: Row, stored: Stored, *, first_slot
 
     Inside a transaction.
     """
+    rows, sums = _passages(connection, row, stored, first_slot=first_slot)
     found = [
-        (now, row.slots_key, slot)
-        for slot, checksum, now in _passages(connection, row, stored, first_slot=first_slot)
-        if checksum is None
+        (now, row.slots_key, slot) for (slot, *_, checksum), now in zip(rows, sums, strict=True) if checksum is None
     ]
     connection.executemany("UPDATE chunks SET checksum = ? WHERE collection = ? AND slot = ?", found)
     return len(found)
@@ -87,15 +82,16 @@ def seal(connection: sqlite3.Connection, row: Row, stored: Stored, *, first_slot
 
 def _passages(
     connection: sqlite3.Connection, row: Row, stored: Stored, *, first_slot: int
-) -> Iterator[tuple[int, int | None, int]]:
-    """(slot, the checksum on record, that of what is there) of passages."""
+) -> tuple[list[tuple[int, int, int, int, int, int | None]], list[int]]:
+    """The rows of passages, each with its checksum on record at its end, and the checksums of what is there."""
     kept = "checksum" if has_column(connection) else "NULL"
     rows = connection.execute(
         f"SELECT slot, document, ordinal, start, end, {kept} FROM chunks "  # noqa: S608 -- our own names
         "WHERE collection = ? AND slot >= ? AND slot < ?",
         (row.slots_key, first_slot, first_slot + len(stored)),
     ).fetchall()
-    size, data, crc32, pack = stored.dtype.itemsize, stored.view(np.uint8).data, zlib.crc32, _ROW.pack
-    for slot, document, ordinal, start, end, checksum in rows:
-        at = (slot - first_slot) * size
-        yield slot, checksum, crc32(pack(document, ordinal, start, end), crc32(data[at : at + size]))
+    size, data, crc32, pack = stored.dtype.itemsize, stored.tobytes(), zlib.crc32, _ROW.pack
+    return rows, [
+        crc32(pack(document, ordinal, start, end), crc32(data[(at := (slot - first_slot) * size) : at + size]))
+        for slot, document, ordinal, start, end, _ in rows
+    ]
