@@ -130,6 +130,7 @@ class StoredCollection:
         """Write a batch, whole and durably, and return the sequence it got. `space` is that of `batch.vectors`."""
         clock = self._shared.clock
         now, started = clock.now(), clock.monotonic()
+        sums: list[int] = []
         with self._database.changing() as writer:
             row = self._ensure(writer, now)
             collections.check_metric(row.info, batch.metric)
@@ -140,9 +141,9 @@ class StoredCollection:
                 if row.info.fingerprint != space.fingerprint:
                     row = self._settled(row, space)
                 with self._generations.using(row) as generation:
-                    self._append(generation, row, batch.vectors)
+                    sums = self._append(generation, row, batch.vectors)
             with self._database.transaction() as connection:
-                sequence = self._write(connection, row, batch, now)
+                sequence = self._write(connection, row, batch, sums, now)
         self._written = True
         self._shadows.tidy(only_known=True)
         count, seconds = len(batch.upserts) + len(batch.relabeled), clock.monotonic() - started
@@ -352,21 +353,23 @@ class StoredCollection:
             settled = collections.load(connection, row.key)
         return settled or row
 
-    def _write(self, connection: sqlite3.Connection, row: Row, batch: Batch, now: float) -> int:
-        sequence, slot = row.sequence + 1, row.slots
+    def _write(self, connection: sqlite3.Connection, row: Row, batch: Batch, sums: list[int], now: float) -> int:
+        sequence, slot, left = row.sequence + 1, row.slots, iter(sums)
+        added = sum(len(upsert.chunks) for upsert in batch.upserts)
+        if added != len(sums):
+            raise StoreError(f"a batch of {added} chunks came with {len(sums)} vectors")
         ids = [upsert.document.id for upsert in batch.upserts]
         gone, gone_chunks, gone_bytes = documents.remove(connection, row, ids, sequence=sequence)
         new_bytes = 0
         for upsert in batch.upserts:
-            documents.put(connection, row, upsert, root=batch.root, first_slot=slot, sequence=sequence, now=now)
+            documents.put(
+                connection, row, upsert, root=batch.root, first_slot=slot, sums=left, sequence=sequence, now=now
+            )
             slot += len(upsert.chunks)
             new_bytes += len(upsert.document.text.encode())
         titles = self._shared.settings.lexical_titles
         for document in batch.relabeled:
             documents.relabel(connection, row.key, document, root=batch.root, sequence=sequence, now=now, titles=titles)
-        added = slot - row.slots
-        if added != len(batch.vectors):
-            raise StoreError(f"a batch of {added} chunks came with {len(batch.vectors)} vectors")
         return collections.advance(
             connection,
             row,
@@ -377,14 +380,13 @@ class StoredCollection:
             now=now,
         )
 
-    def _append(self, generation: Generation, row: Row, vectors: Float32 | Stored) -> None:
+    def _append(self, generation: Generation, row: Row, vectors: Float32 | Stored) -> list[int]:
         if vectors.dtype.names is None:
-            generation.append(row, vectors)
-            return
+            return generation.append(row, vectors)
         codec = row.codec()
         if codec is None or codec.record != vectors.dtype:
             raise StoreError(f"collection {self.name!r} stores {row.info.dtype}, other records were offered")
-        generation.append_records(row, vectors)
+        return generation.append_records(row, vectors)
 
     def _refuse_if_protected(self, row: Row, ids: Sequence[str]) -> None:
         if row.info.protected and self.known(ids):

@@ -13,7 +13,7 @@ import numpy as np
 
 from embank.errors import StoreError
 from embank.memory.governor import Registration
-from embank.store import chunks, predicate
+from embank.store import checksums, chunks, predicate
 from embank.store.codec import Stored
 from embank.store.collections import Row
 from embank.store.columns import Columns
@@ -51,17 +51,17 @@ class Generation:
         self._epoch = Epoch(0, None, None)
         self._columns: Columns | None = None
 
-    def append(self, row: Row, vectors: Float32) -> None:
-        """Write `vectors` behind the mark of `row`, durably. For one writer at a time."""
-        segments = self._opened(row)
-        segments.append(vectors, mark=row.slots)
-        segments.sync()
+    def append(self, row: Row, vectors: Float32) -> list[int]:
+        """Write `vectors` behind the mark of `row`, durably; the checksums of their records. One writer at a time."""
+        return self.append_records(row, self._opened(row).codec.encode(vectors))
 
-    def append_records(self, row: Row, records: Stored) -> None:
+    def append_records(self, row: Row, records: Stored) -> list[int]:
         """The same for vectors as another generation of the same codec stores them."""
         segments = self._opened(row)
+        sums = checksums.of_records(records)
         segments.append_records(records, mark=row.slots)
         segments.sync()
+        return sums
 
     def rows(self, row: Row) -> Rows:
         """All vectors below the mark of `row`, buried or not."""

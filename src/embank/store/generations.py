@@ -165,8 +165,8 @@ def take_over(
     """
     listed, mark = json.dumps(slots.tolist()), at.row.slots
     taken = connection.execute(
-        "INSERT INTO chunks (collection, slot, document, ordinal, start, end) "
-        "SELECT ?, ? + wanted.key, document, ordinal, start, end FROM json_each(?) AS wanted "
+        "INSERT INTO chunks (collection, slot, document, ordinal, start, end, checksum) "
+        "SELECT ?, ? + wanted.key, document, ordinal, start, end, checksum FROM json_each(?) AS wanted "
         "CROSS JOIN chunks ON collection = ? AND slot = wanted.value",
         (at.row.slots_key, mark, listed, row.slots_key),
     ).rowcount

@@ -13,7 +13,7 @@ from pathlib import Path
 from embank.cache.weighed import WeighedCache
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
-from embank.store import audit, collections, dropping, manifest, migration, schema, wording
+from embank.store import audit, checksums, collections, dropping, manifest, migration, schema, wording
 from embank.store.collection import StoredCollection
 from embank.store.columns import Column
 from embank.store.database import Database, translated_errors
@@ -74,6 +74,7 @@ class LocalStore:
             if not read_only:
                 with self.database.changing() as connection:
                     migration.bring(root, connection, files=files, now=clock.now())
+                    checksums.add_column(connection)
             with self.database.reading() as connection:
                 migration.check_readable(root, connection)
                 bank = schema.bank_id(connection)

@@ -117,13 +117,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a check of a bank read, and what it found. `full` says that indexes and every text were checked, too."""
+    """What a check of a bank read, and what it found. `full` says that indexes and every text were checked, too.
+
+    `unsealed` vectors have no checksum, as a former Embank wrote them.
+    """
 
     path: str
     full: bool
     collections: int
     documents: int
     vectors: int
+    unsealed: int
     bytes: int
     findings: tuple[Finding, ...]
     seconds: float

@@ -90,14 +90,13 @@ class Shadow:
             if sum(counts) != len(vectors):
                 raise StoreError(f"a window of {sum(counts)} chunks came with {len(vectors)} vectors")
             current = vectors if all(kept) else vectors[np.repeat(kept, counts)]
-            if len(current):
-                self._generation.append(at.row, current)
+            sums = iter(self._generation.append(at.row, current) if len(current) else [])
             with self._database.transaction() as connection:
                 slot = at.row.slots
                 for draft, keep in zip(drafts, kept, strict=True):
                     if keep:
                         key = draft.document.key
-                        documents.put_chunks(connection, at.row, key, draft.chunks, first_slot=slot)
+                        documents.put_chunks(connection, at.row, key, draft.chunks, first_slot=slot, sums=sums)
                         generations.record_digest(connection, at, draft.document, draft.digest)
                         slot += len(draft.chunks)
                 last = drafts[-1].document
