@@ -86,6 +86,8 @@ def test_every_command_answers_as_it_does_without_a_server(
     own = tmp_path / "own.bank"
     open_bank(own, model=HashModel()).close()
     monkeypatch.setenv("EMBANK_EMBED__MODEL", "wordllama")
+    questions = tmp_path / "questions.txt"
+    questions.write_text("what do rivers carry?\nwhat makes bread rise?\n")
     filter_ = '{"year": {"$gte": 2020}}'
     commands: list[tuple[object, ...]] = [
         ("count",),
@@ -93,6 +95,8 @@ def test_every_command_answers_as_it_does_without_a_server(
         ("index", notes),
         ("add", "--id", "a1", "--text", "Deltas grow from silt.", "--metadata", '{"year": 2024}'),
         ("add", "--text", "Yeast makes gas.", "-c", "dots", "--metric", "dot"),
+        ("add", "--id", "g", "--text", "Die Häuser stehen.", "-c", "german", "--language", "german"),
+        ("add", "--text", "x", "-c", "german", "--language", "klingon"),
         ("count",),
         ("count", "--where", filter_),
         ("count", "-c", "defualt"),
@@ -102,6 +106,8 @@ def test_every_command_answers_as_it_does_without_a_server(
         ("list", "--where", filter_),
         ("search", "what do rivers carry?", "-k", 2, "--neighbors", 1),
         ("search", "what do rivers carry?", "-k", 3, "--per-document", 2, "--mode", "dense"),
+        ("search", "many", questions, "-k", 2),
+        ("search", "many", questions, "-c", "none"),
         ("search", "silt", "--where", "{"),
         ("like", "a1", "-k", 2),
         ("search", "--like", "a1", "-k", 1001),
@@ -114,6 +120,11 @@ def test_every_command_answers_as_it_does_without_a_server(
         ("compact", "--dry-run"),
         ("compact",),
         ("index", notes.with_name("nowhere")),
+        ("drop", "dots", "--dry-run"),
+        ("drop", "dots"),
+        ("drop", "dots", "--yes"),
+        ("drop", "dots", "--yes"),
+        ("count", "-c", "dots"),
     ]
     for words in commands:
         there = _run(served.bank.path, *words, "--json")
@@ -129,6 +140,7 @@ def test_every_command_answers_as_it_does_without_a_server(
             assert "through the server" not in here.stderr
     loud = _told(_run(served.bank.path, "search", "silt", "--mode", "loud", "--json"))["error"]
     assert (loud["kind"], loud["exit_code"]) == ("InvalidInput", 2)
+    _run(served.bank.path, "add", "--text", "Yeast.", "-c", "dots", "--metric", "dot")
     other = _run(served.bank.path, "add", "--text", "Yeast.", "-c", "dots", "--metric", "l2", "--json")
     assert (_told(other)["error"]["kind"], other.exit_code) == ("MetricMismatch", 2)
 
@@ -146,6 +158,19 @@ def test_what_vanished_from_a_source_is_kept_until_it_is_pruned(served: Served, 
     assert served.bank.collection("some").count() == 2
     assert _told(_run(served.bank.path, *index, "--prune"))["total"]["pruned"] == 1
     assert [each.id for each in served.bank.collection("some").list()] == ["kept.txt"]
+
+
+def test_words_are_cut_by_the_language_that_was_said(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "haus.txt").write_text("Die Häuser stehen.")
+
+    def found() -> list[str]:
+        hits = _told(_run(served.bank.path, "search", "Haus", "-c", "worte", "--mode", "lexical", "--json"))["hits"]
+        return [hit["id"] for hit in hits]
+
+    _run(served.bank.path, "index", tmp_path / "haus.txt", "-c", "worte", "--language", "german")
+    assert found() == ["haus.txt"]
+    _run(served.bank.path, "index", tmp_path / "haus.txt", "-c", "worte", "--language", "none")
+    assert found() == []
 
 
 def test_ctrl_c_ends_the_job_and_tells_what_is_safe(served: Served, tmp_path: Path) -> None:

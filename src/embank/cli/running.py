@@ -39,7 +39,7 @@ def served_bank(invocation: Invocation, config: Config, *, writes: bool) -> Serv
             pid=serving.pid,
             endpoint=serving.endpoint,
         )
-    client = _client(serving, config)
+    client = server_client(serving, config)
     if client is None:
         print_line(f"the server at {serving.endpoint} (process {serving.pid}) does not answer as it should")
         return None
@@ -49,8 +49,11 @@ def served_bank(invocation: Invocation, config: Config, *, writes: bool) -> Serv
     return ServedBank(client, invocation.bank)
 
 
-def _client(serving: Serving, config: Config) -> Client | None:
-    """A client of the server, which has proved itself; `None` where what answers there, if anything, does not."""
+def server_client(serving: Serving, config: Config, *, key: str | None = None) -> Client | None:
+    """A client of the server, which has proved itself; `None` where what answers there, if anything, does not.
+
+    It shows the bank's own secret where that holds, and else `key`, or the one that the settings have.
+    """
     import httpx2
 
     from embank.client import local
@@ -71,8 +74,10 @@ def _client(serving: Serving, config: Config) -> Client | None:
             return None
     if not proved:
         return None
-    own = config.section("client").key
-    key = local.token(serving.secret) if here else own.get_secret_value() if own is not None else None
+    if here:
+        key = local.token(serving.secret)
+    elif key is None and (own := config.section("client").key) is not None:
+        key = own.get_secret_value()
     return Client(url, key=key, transport=httpx2.HTTPTransport(verify=_trusted(serving)))
 
 

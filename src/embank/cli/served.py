@@ -40,10 +40,11 @@ if TYPE_CHECKING:
     from embank.search.settings import Mode
     from embank.source.protocol import Source
     from embank.store.compact import OnCompactProgress
+    from embank.store.dropping import OnDropProgress
     from embank.store.metric import Metric
     from embank.store.protocol import StoredDocument
     from embank.store.purge import OnPurgeProgress
-    from embank.store.reports import CompactReport, PurgeReport
+    from embank.store.reports import CompactReport, DropReport, PurgeReport
 
 T = TypeVar("T")
 A = TypeVar("A", bound=BaseModel)
@@ -61,11 +62,24 @@ class ServedBank:
         self.events = Stream()
         self._client = client
 
-    def collection(self, name: str = "default", *, metric: str | None = None) -> ServedCollection:
+    def collection(
+        self, name: str = "default", *, metric: str | None = None, language: str | None = None
+    ) -> ServedCollection:
+        if language is not None:
+            self.send(calls.create(name, metric=cast("Metric | None", metric), language=language))
         return ServedCollection(self, name, cast("Metric | None", metric))
 
     def collections(self) -> list[CollectionInfo]:
         return [_info(each) for each in self.send(calls.collections()).collections]
+
+    def drop(self, name: str, *, dry_run: bool = False, on_progress: OnDropProgress | None = None) -> DropReport:
+        from embank.store.reports import DropReport
+
+        def tell(progress: Mapping[str, Any]) -> None:
+            if on_progress is not None:
+                on_progress(progress["fraction"], progress["step"])
+
+        return _made(DropReport, self.done(calls.drop(name, dry_run=dry_run, wait_s=_LOOK_S), tell))
 
     def memory(self) -> MemorySnapshot:
         from embank.memory.snapshot import MemorySnapshot
@@ -192,6 +206,17 @@ class ServedCollection:
         **options: Unpack[Options],
     ) -> list[Hit]:
         return _hits(self._bank.send(calls.search(self.name, like=id, k=k, where=where, mode=mode, **_plain(options))))
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        mode: Mode | None = None,
+        **options: Unpack[Options],
+    ) -> list[list[Hit]]:
+        return [self.search(query, k=k, where=where, mode=mode, **options) for query in queries]
 
     def search_page(
         self,

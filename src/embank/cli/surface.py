@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from embank.search.settings import Mode
     from embank.source.protocol import Source
     from embank.store.compact import OnCompactProgress
+    from embank.store.dropping import OnDropProgress
     from embank.store.protocol import CollectionInfo, StoredDocument
     from embank.store.purge import OnPurgeProgress
-    from embank.store.reports import CompactReport, PurgeReport
+    from embank.store.reports import CompactReport, DropReport, PurgeReport
 
 Where = Mapping[str, Any]
 
@@ -60,6 +61,16 @@ class OpenCollection(Protocol):
         mode: Mode | None = None,
         **options: Unpack[Options],
     ) -> list[Hit]: ...
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        mode: Mode | None = None,
+        **options: Unpack[Options],
+    ) -> Sequence[Sequence[Hit]]: ...
 
     def search_page(
         self,
@@ -109,9 +120,13 @@ class OpenBank(Protocol):
     @property
     def events(self) -> Stream: ...
 
-    def collection(self, name: str = "default", *, metric: str | None = None) -> OpenCollection: ...
+    def collection(
+        self, name: str = "default", *, metric: str | None = None, language: str | None = None
+    ) -> OpenCollection: ...
 
     def collections(self) -> list[CollectionInfo]: ...
+
+    def drop(self, name: str, *, dry_run: bool = False, on_progress: OnDropProgress | None = None) -> DropReport: ...
 
     def memory(self) -> MemorySnapshot: ...
 
