@@ -9,13 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from embank.collection import Where
-from embank.engine import Engine, load_config
+from embank.config import load_config
+from embank.engine import Engine
 from embank.errors import DocumentNotFound, InvalidInput
 from embank.given import DocumentLike, document, own_vectors, user_space
 from embank.modelbook import Target
 from embank.pipeline import IngestReport, OnCommit, OnProgress, OnSkip, add_vectors
 from embank.portable import Portable
-from embank.records import Document
+from embank.records import MAX_LIMIT, Document
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, ReembedReport
 from embank.searched import Searched
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from embank.memory.governor import MemorySnapshot
     from embank.search.rerank import Reranker
     from embank.store.audit import AuditRow
-
-MAX_LIMIT = 100_000
 
 
 class LocalCollection(Portable, Searched, Tunable):

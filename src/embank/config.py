@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections.abc
 import json
+import os
 import re
 import tomllib
 import types
@@ -29,10 +30,10 @@ from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationEr
 from pydantic.fields import FieldInfo
 
 from embank.errors import ConfigError
-from embank.registry import import_path, nearest
+from embank.registry import SECTIONS, import_path, nearest
 from embank.system.size import Size
 
-__all__ = ["Config", "Given", "Section", "Setting", "Size", "load"]
+__all__ = ["Config", "Given", "Section", "Setting", "Size", "load", "load_config"]
 
 _PREFIX = "EMBANK_"
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Set, collections.abc.Collection)
@@ -105,6 +106,13 @@ class Config:
                 # Defaults are validated: where the default stands, the value is the default in its final form.
                 default = value if provenance == "default" else _default(field, section)
                 yield Setting(key, value, default, provenance, field.description or "")
+
+
+def load_config(
+    flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Config:
+    """The settings of every room, from defaults, file, environment and flags."""
+    return load(SECTIONS, file=file, environ=os.environ if environ is None else environ, flags=flags)
 
 
 def load(

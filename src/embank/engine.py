@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embank.caches import Caches
-from embank.config import Config, load
+from embank.config import Config
 from embank.embed.model import Model
 from embank.errors import BankDamaged
 from embank.events.kinds import ReembedAbandoned
@@ -25,7 +25,6 @@ from embank.pipeline import OnCommit, OnProgress, Pipeline
 from embank.reduce.fitted import Fitted
 from embank.reduce.reducer import Reducer
 from embank.reembedding import OnReembedProgress, Reembedder, ReembedReport
-from embank.registry import SECTIONS
 from embank.search.rerank import Reranker, Rerankers
 from embank.search.searcher import Searcher
 from embank.search.weights import Fusion
@@ -44,13 +43,6 @@ from embank.transfer.transfers import Transfers
 if TYPE_CHECKING:
     from embank.embed.loader import Loader
     from embank.memory.meter import Meter
-
-
-def load_config(
-    flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str] | None = None
-) -> Config:
-    """The settings of every room, from defaults, file, environment and flags."""
-    return load(SECTIONS, file=file, environ=os.environ if environ is None else environ, flags=flags)
 
 
 class Engine:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from embank.errors import FingerprintMismatch, InvalidInput
 from embank.events.kinds import IngestProgressed, SourceItemSkipped
@@ -20,6 +19,7 @@ from embank.kit import WINDOW_DOCUMENTS, WINDOW_WAIT_S, Kit, windows
 from embank.memory.governor import Governor
 from embank.memory.priority import bulk_work
 from embank.records import Chunk, Document
+from embank.records import IngestReport as IngestReport  # noqa: PLC0414 -- what it makes
 from embank.source.protocol import Source
 from embank.store.collection import StoredCollection
 from embank.store.documents import check_document, encode_metadata
@@ -36,44 +36,6 @@ _UNREAD = {
     *("damaged", "encrypted", "missing extra", "over limit"),
 }
 """Skips after which what an item gave before is kept: it is there, but could not be read now."""
-
-
-@dataclass(slots=True)
-class IngestReport:
-    """What a run did. Documents: `seen` = added + updated + relabeled + unchanged + duplicates + those skipped here.
-
-    `relabeled` had other metadata only; `duplicates` came again under an id of this very run, the last one stands;
-    `conflicts` would have overwritten another file's document of the same id and were left out. `vanished` are kept
-    unless pruned; `surplus` parts of a file that shrank are always removed. `skipped` counts reasons.
-    """
-
-    collection: str
-    seen: int = 0
-    added: int = 0
-    updated: int = 0
-    relabeled: int = 0
-    unchanged: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    vanished: int = 0
-    pruned: int = 0
-    surplus: int = 0
-    chunks: int = 0
-    commits: int = 0
-    bytes_done: int = 0
-    bytes_total: int | None = None
-    seconds: float = 0.0
-    skipped: dict[str, int] = field(default_factory=dict)
-    samples: list[tuple[str, str, str]] = field(default_factory=list)
-
-    @property
-    def embedded(self) -> int:
-        """Documents that were embedded."""
-        return self.added + self.updated
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "embedded": self.embedded}
 
 
 OnSkip = Callable[[str, str, str], None]

@@ -1,13 +1,24 @@
-"""The records that pass from room to room: what a source yields, what a splitter cuts, what a search returns."""
+"""The records that pass from room to room: what a source yields, a splitter cuts, a collection keeps, a search returns.
+
+Imports nothing heavy, so that whoever only asks a server for them starts quickly.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from embank.errors import InvalidInput
 
 Metadata = Mapping[str, Any]
 """JSON-like: string keys; values are str, int, float, bool, None, or lists and mappings of those."""
+
+MAX_NAME_CHARACTERS = 128
+MAX_LIMIT = 100_000
+"""Documents that are listed at once."""
+MAX_DEPTH = 1_000
+"""Documents that the pages of one search show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,24 @@ class Chunk:
     text: str
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as kept, with its bookkeeping."""
+
+    id: str
+    text: str
+    metadata: Metadata
+    root: str | None
+    origin: str | None
+    chunks: int
+    added: float
+    changed: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
 
 
 Span = tuple[int, int]
@@ -65,3 +94,61 @@ class Hit:
     before: str = ""
     after: str = ""
     explained: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the answer. `after` is the cursor with which the next one is asked for; `None`: there is no more."""
+
+    hits: list[Hit]
+    after: str | None
+    explained: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What a run did. Documents: `seen` = added + updated + relabeled + unchanged + duplicates + those skipped here.
+
+    `relabeled` had other metadata only; `duplicates` came again under an id of this very run, the last one stands;
+    `conflicts` would have overwritten another file's document of the same id and were left out. `vanished` are kept
+    unless pruned; `surplus` parts of a file that shrank are always removed. `skipped` counts reasons.
+    """
+
+    collection: str
+    seen: int = 0
+    added: int = 0
+    updated: int = 0
+    relabeled: int = 0
+    unchanged: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    vanished: int = 0
+    pruned: int = 0
+    surplus: int = 0
+    chunks: int = 0
+    commits: int = 0
+    bytes_done: int = 0
+    bytes_total: int | None = None
+    seconds: float = 0.0
+    skipped: dict[str, int] = field(default_factory=dict)
+    samples: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def embedded(self) -> int:
+        """Documents that were embedded."""
+        return self.added + self.updated
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "embedded": self.embedded}
+
+
+def check_name(name: str) -> str:
+    """`name`, if it can be a collection's: 1 to 128 printable characters, no slash, no leading dot."""
+    usable = 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
+    if not usable or "/" in name or name.startswith(".") or name != name.strip():
+        raise InvalidInput(
+            f"{name!r} can't name a collection: use 1 to {MAX_NAME_CHARACTERS} printable characters, "
+            f"no slash, no dot or blank in front"
+        )
+    return name

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -104,6 +106,12 @@ def test_every_command_answers_as_it_does_without_a_server(
         ("get", "none"),
         ("list", "--limit", 2),
         ("list", "--where", filter_),
+        ("list", "--limit", 0),
+        ("list", "--limit", 100_001),
+        ("add", "--text", "no number", "--metadata", '{"year": NaN}'),
+        ("add", "--text", "x", "-c", "a/b"),
+        ("count", "-c", ""),
+        ("drop", "..", "--yes"),
         ("search", "what do rivers carry?", "-k", 2, "--neighbors", 1),
         ("search", "what do rivers carry?", "-k", 3, "--per-document", 2, "--mode", "dense"),
         ("search", "many", questions, "-k", 2),
@@ -160,6 +168,16 @@ def test_what_vanished_from_a_source_is_kept_until_it_is_pruned(served: Served, 
     assert [each.id for each in served.bank.collection("some").list()] == ["kept.txt"]
 
 
+def test_a_command_that_asks_a_server_starts_without_what_opens_a_bank(served: Served) -> None:
+    _run(served.bank.path, "add", "-c", "kept", "--id", "x", "--text", "kept")
+    command = [sys.executable, "-X", "importtime", "-m", "embank", "search", "kept", "-c", "kept", "--json"]
+    found = subprocess.run([*command, "--bank", served.bank.path], capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout)["hits"][0]["id"] == "x"
+    imported = {line.rpartition("|")[2].strip() for line in found.stderr.splitlines()}
+    assert "embank.cli.served" in imported
+    assert not imported & {"numpy", "tantivy", "onnxruntime", "tokenizers", "embank.engine", "embank.bank"}
+
+
 def test_words_are_cut_by_the_language_that_was_said(served: Served, tmp_path: Path) -> None:
     (tmp_path / "haus.txt").write_text("Die Häuser stehen.")
 
@@ -203,7 +221,7 @@ def test_memory_and_caches_are_the_servers(served: Served) -> None:
     shown = _told(_run(served.bank.path, "cache", "--json"))
     assert shown["embeddings"]["entries"] > 0
     assert shown.keys() == {"bank", *served.bank.cache().as_dict()}
-    assert _run(served.bank.path, "cache").exit_code == 0
+    assert "those of whoever answered, a server" in _run(served.bank.path, "cache").stdout
     assert _run(served.bank.path, "cache", "clear").exit_code == 0
     assert _told(_run(served.bank.path, "cache", "--json"))["embeddings"]["entries"] == 0
 

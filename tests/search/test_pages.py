@@ -12,7 +12,7 @@ import pytest
 import embank
 from embank.bank import Bank
 from embank.errors import InvalidInput
-from embank.search.pages import MAX_DEPTH
+from embank.records import MAX_DEPTH
 from embank.testing.fakes import HashModel
 
 WORDS = ["river", "silt", "sea", "bread", "yeast", "mountain", "plate", "winter"]

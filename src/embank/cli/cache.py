@@ -104,7 +104,7 @@ def _rate(rate: float, asked: Any) -> str | None:
 
 
 def _notes(state: CachesSnapshot) -> list[str]:
-    notes = ["in memory: those of this command's own process, which asked for nothing; LRU: what that would have hit"]
+    notes = ["in memory: those of whoever answered, a server or this command itself; LRU: what that would have hit"]
     if state.embeddings is None:
         notes.append("embeddings: off (cache.enabled)")
     elif state.embeddings.second is None:

@@ -151,7 +151,8 @@ class _Run:
             raise typer.Exit(errors.INTERRUPTED) from error
 
     def _index(self, bank: OpenBank, named: Named) -> None:
-        from embank.cli.progress import LOADS, Progress, showing
+        from embank.cli.loading import LOADS
+        from embank.cli.progress import Progress, showing
 
         progress = Progress(named.name, bank.memory)
 

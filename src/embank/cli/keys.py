@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from embank.cli import output
 from embank.cli.options import Invocation, on_bank
-from embank.client.schemas import Scope
-from embank.http.keys import Key, KeyBook
+
+if TYPE_CHECKING:
+    from embank.client.schemas import Scope
+    from embank.http.keys import Key, KeyBook
 
 
 @on_bank
@@ -68,6 +70,7 @@ def revoke(
 def _book(invocation: Invocation) -> KeyBook:
     """The keys of a bank that exists."""
     invocation.config()
+    from embank.http.keys import KeyBook
     from embank.store.schema import check_format
 
     check_format(invocation.bank)

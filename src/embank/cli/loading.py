@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from embank.cli.output import console, one_line
-from embank.cli.progress import LOADS, PICTURES_PER_SECOND, Doing, print_line
+from embank.cli.output import console, one_line, print_line
+from embank.cli.progress import PICTURES_PER_SECOND, Doing
 from embank.events.kinds import Event, ModelLoaded, ModelLoadFailed, ModelLoadProgressed, ModelLoadStarted
 
 if TYPE_CHECKING:
     from embank.events.stream import Stream
+
+LOADS = (ModelLoadStarted, ModelLoadProgressed, ModelLoaded, ModelLoadFailed)
+"""Events that tell how far the loading of a model is."""
 
 SLOW_S = 0.5
 """A load that takes no longer is not worth a word."""

@@ -107,8 +107,7 @@ class Invocation:
 
     def config(self) -> Config:
         """The settings, with flags over the environment over the file; also sets up the process's logging."""
-        from embank.config import Given
-        from embank.engine import load_config
+        from embank.config import Given, load_config
         from embank.system.log import configure
 
         flags: dict[str, object] = {}

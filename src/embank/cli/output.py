@@ -149,3 +149,9 @@ def _as_json(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
     return str(value)  # paths, sizes, dates
+
+
+def print_line(text: str) -> None:
+    """A line on standard error, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

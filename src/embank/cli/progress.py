@@ -9,18 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from embank.cli.output import bar, console, counted, duration, one_line, size
-from embank.events.kinds import Event, ModelLoaded, ModelLoadFailed, ModelLoadProgressed, ModelLoadStarted
+from embank.cli.output import bar, console, counted, duration, one_line, print_line, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from embank.events.kinds import Event
     from embank.memory.governor import MemorySnapshot
     from embank.pipeline import IngestReport
-
-LOADS = (ModelLoadStarted, ModelLoadProgressed, ModelLoaded, ModelLoadFailed)
-"""Events that tell how far the loading of a model is."""
 
 LINE_EVERY_S = 2.0
 PICTURES_PER_SECOND = 4
@@ -51,6 +48,8 @@ class Progress:
 
     def hear(self, event: Event) -> None:
         """Take what happened to the model; called in the stream's thread."""
+        from embank.events.kinds import ModelLoaded, ModelLoadFailed, ModelLoadProgressed, ModelLoadStarted
+
         match event:
             case ModelLoadStarted():
                 self.loading = f"loading {one_line(event.model, 40)}"
@@ -157,12 +156,6 @@ def showing(progress: Shown, *, quiet: bool = False) -> Iterator[None]:
     else:
         with repeating(LINE_EVERY_S, lambda: print_line(progress.line())):
             yield
-
-
-def print_line(text: str) -> None:
-    """A line on standard error, at once."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import typer
 from embank.cli import errors, output
 from embank.cli.opening import open_own_bank, open_own_collection
 from embank.cli.options import Invocation, on_bank
-from embank.cli.progress import Progress, print_line, showing
+from embank.cli.output import print_line
+from embank.cli.progress import Progress, showing
 from embank.errors import EmbankError, InvalidInput
 
 if TYPE_CHECKING:

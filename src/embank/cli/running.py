@@ -6,7 +6,7 @@ import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from embank.cli.progress import print_line
+from embank.cli.output import print_line
 from embank.errors import BankServed, ServiceError
 from embank.store.lock import Serving, read_serving
 

@@ -12,6 +12,7 @@ from embank.cli import output
 from embank.cli.opening import open_collection
 from embank.cli.options import CollectionName, Invocation, WhereFilter, on_bank, parsed_where
 from embank.errors import InvalidInput
+from embank.records import MAX_DEPTH, Page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from embank.records import Hit, Span
-    from embank.search.pages import Page
     from embank.search.query import Options
     from embank.search.settings import Mode
 
@@ -126,8 +126,6 @@ def _answer(
         raise InvalidInput("ask a question, or name a document with --like")
     asked: dict[str, Any] = {"k": k, "where": parsed_where(where), "mode": cast("Mode | None", mode)}
     with open_collection(invocation, collection, "read", tells_loads=True) as opened:
-        from embank.search.pages import MAX_DEPTH, Page
-
         started_s = time.perf_counter()
         more: dict[str, Any] = {**options, "highlight": True}
         if after is None and (options.get("per_document", 1) != 1 or k > MAX_DEPTH):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
@@ -18,8 +19,8 @@ from embank.cli.sending import Sent
 from embank.client import calls
 from embank.client.outcome import revived
 from embank.client.schemas import MOST_IDS, CollectionAnswer
-from embank.errors import CollectionNotFound, ServiceError
-from embank.events.stream import Stream
+from embank.errors import CollectionNotFound, InvalidInput, ServiceError
+from embank.records import MAX_LIMIT, Document, Hit, IngestReport, Page, StoredDocument
 from embank.store.info import CollectionInfo
 
 if TYPE_CHECKING:
@@ -31,18 +32,16 @@ if TYPE_CHECKING:
     from embank.client.calls import Call
     from embank.client.client import Client
     from embank.client.schemas import JobAnswer, SearchAnswer
+    from embank.events.stream import Stream
     from embank.given import DocumentLike
     from embank.memory.snapshot import MemorySnapshot
-    from embank.pipeline import IngestReport, OnProgress, OnSkip
-    from embank.records import Hit
-    from embank.search.pages import Page
+    from embank.pipeline import OnProgress, OnSkip
     from embank.search.query import Options
     from embank.search.settings import Mode
     from embank.source.protocol import Source
     from embank.store.compact import OnCompactProgress
     from embank.store.dropping import OnDropProgress
     from embank.store.metric import Metric
-    from embank.store.protocol import StoredDocument
     from embank.store.purge import OnPurgeProgress
     from embank.store.reports import CompactReport, DropReport, PurgeReport
 
@@ -59,8 +58,13 @@ class ServedBank:
 
     def __init__(self, client: Client, path: Path) -> None:
         self.path = path
-        self.events = Stream()
         self._client = client
+
+    @cached_property
+    def events(self) -> Stream:
+        from embank.events.stream import Stream  # most commands need none
+
+        return Stream()
 
     def collection(
         self, name: str = "default", *, metric: str | None = None, language: str | None = None
@@ -154,22 +158,15 @@ class ServedCollection:
         self._metric = metric
 
     def add(self, documents: Iterable[DocumentLike]) -> IngestReport:
-        from embank.given import document
-        from embank.pipeline import IngestReport
-
         if self._metric is not None:
             self._bank.send(calls.create(self.name, metric=self._metric))
-        listed = [document(each) for each in documents]
-        plain = [{"id": each.id, "text": each.text, "metadata": dict(each.metadata)} for each in listed]
-        told = self._bank.send(calls.upsert(self.name, plain))
+        told = self._bank.send(calls.upsert(self.name, [_sent(each) for each in documents]))
         return _made(IngestReport, {**told.model_dump(), "collection": self.name})
 
     def index(
         self, source: Callable[[OnSkip], Source], *, prune: bool = False, on_progress: OnProgress | None = None
     ) -> IngestReport:
         """Read the source here, and have the server write it. Bytes and seconds of the report are those of both."""
-        from embank.pipeline import IngestReport
-
         started_s = time.monotonic()
         with Sent(source) as sent:
             call = calls.index_lines(self.name, sent, root=sent.root, prune=prune, metric=self._metric)
@@ -229,8 +226,6 @@ class ServedCollection:
         like: str | None = None,
         **options: Unpack[Options],
     ) -> Page:
-        from embank.search.pages import Page
-
         told = self._bank.send(
             calls.search(self.name, query, like=like, k=k, after=after, where=where, mode=mode, **_plain(options))
         )
@@ -290,6 +285,8 @@ class ServedCollection:
 
     # Last, since behind it `list` no longer means the builtin.
     def list(self, *, limit: int = 100, after: str | None = None, where: Where | None = None) -> list[StoredDocument]:
+        if not 1 <= limit <= MAX_LIMIT:
+            raise InvalidInput(f"limit must be a whole number from 1 to {MAX_LIMIT}, not {limit!r}")
         found: list[StoredDocument] = []
         while len(found) < limit:
             some = self._bank.send(
@@ -326,14 +323,16 @@ def _info(told: CollectionAnswer) -> CollectionInfo:
 
 
 def _hits(told: SearchAnswer) -> list[Hit]:
-    from embank.records import Hit
-
     return [_made(Hit, each.model_dump()) for each in told.hits]
 
 
-def _documents(told: Any) -> list[StoredDocument]:
-    from embank.store.protocol import StoredDocument
+def _sent(given: DocumentLike) -> Mapping[str, Any]:
+    if isinstance(given, Document):
+        return {"id": given.id, "text": given.text, "metadata": dict(given.metadata)}
+    return {"text": given} if isinstance(given, str) else given
 
+
+def _documents(told: Any) -> list[StoredDocument]:
     return [_made(StoredDocument, each.model_dump()) for each in told.documents]
 
 

@@ -19,6 +19,7 @@ from embank.client import schemas as wire
 from embank.client.openai import EmbeddingsAnswer, EmbeddingsAsked, ModelsAnswer
 from embank.client.schemas import Asked, Mode
 from embank.errors import InvalidInput
+from embank.records import check_name
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -51,7 +52,8 @@ def _asked(kind: type[Asked], **fields: Any) -> bytes:
 
 
 def _of(collection: str, rest: str) -> str:
-    return f"/collections/{quote(collection, safe='')}{rest}"
+    """A path of a collection. Raises `InvalidInput`, as the server would, for what can't be the name of one."""
+    return f"/collections/{quote(check_name(collection), safe='')}{rest}"
 
 
 def embed(

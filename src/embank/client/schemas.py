@@ -24,13 +24,14 @@ MOST_WAIT_S = 600
 class Asked(BaseModel):
     """Base of what a caller sends."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # NaN goes over as what it is, for the server to refuse, and not as null.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants")
 
 
 class Answer(BaseModel):
     """Base of what a server answers."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, defer_build=True)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from embank.reduce.fitted import restored
 from embank.reduce.reports import ApplyReport, FitReport
 from embank.reduce.rewrite import Rewriter
 from embank.reduce.sample import BYTES_A_SLOT, SAMPLE, OnProgress, draw, told
-from embank.store.codec import Codec, Dtype
+from embank.store.codec import Codec
+from embank.store.info import Dtype
 from embank.store.protocol import CollectionInfo, Space
 from embank.store.reductions import Reduction, Reductions
 

@@ -14,32 +14,22 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from embank.errors import InvalidInput
-from embank.records import Hit
+from embank.records import MAX_DEPTH
+from embank.records import Page as Page  # noqa: PLC0414 -- what it makes
 from embank.search.answer import Answer
 from embank.search.picking import DIGEST_BYTES, digest
 from embank.search.query import Query
 from embank.store.predicate import compile_where
 
-MAX_DEPTH = 1_000
 """Documents that pages go through at most: a cursor holds 6 bytes of each."""
 
 _FORM = b"\x01"
 _QUESTION_BYTES = 12
 _CHECK_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A part of the answer. `after` is the cursor with which the next one is asked for; `None`: there is no more."""
-
-    hits: list[Hit]
-    after: str | None
-    explained: Mapping[str, Any] | None = None
 
 
 def resumed(query: Query, collection: str, after: object) -> Query:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from embank.errors import InvalidInput
+from embank.store.info import Dtype
 
-Dtype = Literal["fp16", "int8"]
 Float32 = npt.NDArray[np.float32]
 Stored = npt.NDArray[Any]
 """shape (n,), one structured record a vector (`Codec.record`)."""

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from embank.errors import BankDamaged, CollectionNotFound, FingerprintMismatch, InvalidInput, MetricMismatch
+from embank.errors import BankDamaged, CollectionNotFound, FingerprintMismatch, MetricMismatch
 from embank.store import dropped
 from embank.store import metric as metrics
 from embank.store.codec import Codec
@@ -15,8 +15,6 @@ from embank.store.info import COLUMNS, CollectionInfo, of_row, recorded
 from embank.store.metric import Metric
 from embank.store.protocol import Space
 from embank.store.words import Language
-
-MAX_NAME_CHARACTERS = 128
 
 _GENERATION_SHIFT = 32
 
@@ -57,17 +55,6 @@ class Row:
 def slots_key(key: int, generation: int) -> int:
     """The key of a collection's generation; that of the first is the collection's own."""
     return key | generation << _GENERATION_SHIFT
-
-
-def check_name(name: str) -> str:
-    """`name`, if it can be a collection's: 1 to 128 printable characters, no slash, no leading dot."""
-    usable = 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
-    if not usable or "/" in name or name.startswith(".") or name != name.strip():
-        raise InvalidInput(
-            f"{name!r} can't name a collection: use 1 to {MAX_NAME_CHARACTERS} printable characters, "
-            f"no slash, no dot or blank in front"
-        )
-    return name
 
 
 def load(connection: sqlite3.Connection, key: int) -> Row | None:

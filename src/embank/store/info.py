@@ -10,13 +10,18 @@ import sqlite3
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from embank.store import schema
 from embank.system.sqlite import connect, snapshot
 
-if TYPE_CHECKING:
-    from embank.store.metric import Metric
+Metric = Literal["cosine", "dot", "l2"]
+"""How alike two vectors are; `embank.store.metric` has what each means."""
+Dtype = Literal["fp16", "int8"]
+"""How vectors are kept: half precision, or one byte a component with a scale a row."""
+
+SEGMENT_ROWS = 65_536
+"""Vectors in one file of them."""
 
 COLUMNS = (
     "id, name, documents, chunks, sequence, slots, metric, role, protected, dtype, generation, text_bytes, created, "

@@ -13,6 +13,7 @@ from pathlib import Path
 from embank.cache.weighed import WeighedCache
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
+from embank.records import check_name
 from embank.store import audit, checksums, collections, dropping, manifest, migration, schema, wording
 from embank.store.collection import StoredCollection
 from embank.store.columns import Column
@@ -97,7 +98,7 @@ class LocalStore:
 
         Raises `MetricMismatch` where it compares vectors by another metric than `metric`.
         """
-        collections.check_name(name)
+        check_name(name)
         with self._guard:
             if name not in self._collections:
                 self._collections[name] = StoredCollection(self._shared, name)

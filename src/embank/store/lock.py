@@ -91,8 +91,8 @@ def _locked(path: Path) -> BankLocked:
     serving = read_serving(path.parent)
     if serving is not None:
         return BankServed(
-            f"{path.parent} is served at {serving.endpoint} by process {serving.pid}: go through that server, or stop "
-            f"it first (Ctrl-C, or kill {serving.pid})",
+            f"{path.parent} is served at {serving.endpoint} by process {serving.pid}, which alone writes it: stop "
+            f"it first (Ctrl-C, or kill {serving.pid}), or have it do this, if it can",
             pid=serving.pid,
             endpoint=serving.endpoint,
         )

@@ -9,14 +9,14 @@ For vectors of length 1 the three rank alike: dot is the cosine, and l2 is 2 * c
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from embank.errors import InvalidInput
+from embank.store.info import Metric as Metric  # noqa: PLC0414 -- told there, where nothing heavy is imported
 
-Metric = Literal["cosine", "dot", "l2"]
 Float32 = npt.NDArray[np.float32]
 
 METRICS: dict[str, Metric] = {metric: metric for metric in get_args(Metric)}

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embank.records import Chunk, Document, Metadata
+from embank.records import StoredDocument as StoredDocument  # noqa: PLC0414 -- a part of what passes
 from embank.store.info import CollectionInfo as CollectionInfo  # noqa: PLC0414 -- a part of what passes
 from embank.store.metric import Metric
 
@@ -88,24 +89,6 @@ class Known:
     metadata: str
     root: str | None
     origin: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
-    """A document as kept, with its bookkeeping."""
-
-    id: str
-    text: str
-    metadata: Metadata
-    root: str | None
-    origin: str | None
-    chunks: int
-    added: float
-    changed: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from embank.config import Section
-from embank.store.codec import Dtype
+from embank.store.info import Dtype
 from embank.store.words import Language
 from embank.system.size import Size
 

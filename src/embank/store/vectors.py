@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from embank.errors import BankDamaged
 from embank.store.codec import Codec, Float32, Stored
+from embank.store.info import SEGMENT_ROWS
 from embank.store.metric import Metric
 from embank.store.picking import Scattered, scattered
 from embank.system.files import Files
 
-SEGMENT_ROWS = 65_536
 DATA_OFFSET = 4_096
 _HEADER = struct.Struct("<8s4sIQI")
 _MAGIC = b"EMBKVEC1"

@@ -12,8 +12,7 @@ from embank.client.schemas import HitAnswer, SearchAnswer, SearchAsked
 from embank.http.routes.collections import Name
 from embank.http.security import ScopedRoute, needs
 from embank.http.service import Service
-from embank.records import Hit
-from embank.search.pages import MAX_DEPTH, Page
+from embank.records import MAX_DEPTH, Hit, Page
 from embank.search.query import Options
 
 router = APIRouter(tags=["search"], route_class=ScopedRoute)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from embank.config import Section, Size
-from embank.store.vectors import SEGMENT_ROWS
+from embank.store.info import SEGMENT_ROWS
 
 Answers = Literal["never", "when_degraded"]
 

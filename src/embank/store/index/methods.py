@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from embank.errors import InvalidInput
-from embank.store.metric import Metric
+from embank.store.info import Metric
 
 Kind = Literal["flat", "sq8", "pq", "pq-fastscan", "rabitq", "ivf", "hnsw"]
 

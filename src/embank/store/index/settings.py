@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from embank.config import Section, Size
 from embank.registry import INDEXES
 from embank.store.index.methods import Method, method
-from embank.store.metric import Metric
+from embank.store.info import Metric
 
 
 class Settings(Section):
