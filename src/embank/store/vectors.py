@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from embank.errors import BankDamaged
 from embank.store.codec import Codec, Float32, Stored
-from embank.store.info import SEGMENT_ROWS
+from embank.store.info import SEGMENT_ROWS as SEGMENT_ROWS  # noqa: PLC0414 -- told where nothing heavy is imported
 from embank.store.metric import Metric
 from embank.store.picking import Scattered, scattered
 from embank.system.files import Files
