@@ -51,6 +51,8 @@ class Service:
         self.draining = False
         self.model_error = "the model is not loaded yet"
         """Why the model of new collections can't be used; empty when it can."""
+        self.warmed = False
+        """Whether loading it has come to an end, whichever."""
         self._later: set[asyncio.Task[object]] = set()
         self._folding = self.stream.subscribe(self._fold, capacity=10_000)
 
@@ -98,6 +100,8 @@ class Service:
             _log.warning("the model can't be used: %s", error)
         else:
             self.model_error = ""
+        finally:
+            self.warmed = True
 
     def drain(self) -> None:
         """Take no new work from now on."""
