@@ -13,7 +13,6 @@ from types import FrameType
 from embank.bank import Bank
 from embank.errors import InvalidInput, MissingExtra
 from embank.events.kinds import ServiceStarted
-from embank.http.keys import KeyBook
 from embank.http.settings import Settings
 from embank.system.log import get_logger
 from embank.system.notify import ServiceManager
@@ -27,7 +26,7 @@ except ImportError as error:
 from embank.http.app import make_app
 from embank.http.heartbeat import Heartbeat
 from embank.http.protocol import bounded
-from embank.http.security import check_place
+from embank.http.security import book_of, check_place
 
 _log = get_logger(__name__)
 
@@ -45,8 +44,7 @@ class BankServer(Server):
 
     def __init__(self, bank: Bank, *, on_ready: Ready | None = None) -> None:
         settings: Settings = bank.config.section("http")
-        book = KeyBook(bank.path)
-        check_place(settings, book)
+        check_place(settings, book_of(bank.path, settings))
         self._bank = bank
         self._on_ready = on_ready
         self._manager = ServiceManager()

@@ -17,8 +17,7 @@ from embank.events.metrics import Metrics
 from embank.http.admission import Admission
 from embank.http.embedding import Embedding
 from embank.http.jobs import Jobs
-from embank.http.keys import KeyBook
-from embank.http.security import Guard
+from embank.http.security import Guard, book_of
 from embank.http.settings import Settings
 from embank.http.workers import Workers
 from embank.system.log import get_logger
@@ -45,7 +44,7 @@ class Service:
         self.jobs = Jobs(self._job_workers, kept=self.settings.jobs_kept, stream=self.stream, clock=self.clock)
         self.admission = Admission(self.governor, clock=self.clock)
         self.embedding = Embedding(engine, self.workers, self.settings)
-        self.guard = Guard(KeyBook(bank.path), self.settings)
+        self.guard = Guard(book_of(bank.path, self.settings), self.settings)
         self.requests = 0
         self.listeners = 0
         self.draining = False
