@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from embank.bank import Bank
-from embank.errors import InvalidInput, MissingExtra
+from embank.errors import EmbankError, InvalidInput, MissingExtra
 from embank.events.kinds import ServiceStarted
 from embank.http.settings import Settings
 from embank.system.log import get_logger
@@ -51,7 +51,11 @@ class BankServer(Server):
         self._beating: asyncio.Task[None] | None = None
         self._socket = _bound(settings)
         self.endpoint = _endpoint(settings, self._socket)
-        app = make_app(bank)
+        try:
+            app = make_app(bank)
+        except EmbankError:
+            self._socket.close()
+            raise
         self.service = app.service
         super().__init__(
             Config(
