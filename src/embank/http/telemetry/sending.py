@@ -6,6 +6,7 @@ say where to. A collector that is away costs what was to be sent to it, and noth
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ Read = Callable[[], "tuple[list[Figure], list[TimedFigure]]"]
 """Reads all figures. Blocks for some milliseconds."""
 
 _WAITING = 10_000
+_END_S = 5.0
 
 
 class Telemetry:
@@ -86,27 +88,34 @@ class Telemetry:
             self._sending.wake()
 
     def close(self) -> None:
-        """Send what is left, and end. Blocks, where the collector does not answer, until the SDK gives up."""
+        """Send what is left, and end; a collector that does not answer is waited for some seconds, and no more."""
+        last = None if self._metric_exporter is None else self._reading()
+        # A daemon, since the SDK goes on trying for half a minute.
+        ending = threading.Thread(target=self._end, args=(last,), name="embank-otel-end", daemon=True)
+        ending.start()
+        ending.join(_END_S)
+        if ending.is_alive():
+            _log.warning("the collector of traces and metrics does not answer: what was left is not sent")
+
+    def _end(self, last: Any) -> None:
         if self._provider is not None:
             self._stream.flush(1.0)
             self._subscription.close()
             self._provider.shutdown()
         if self._metric_exporter is not None:
             self._sending.close()
-            self._send()
+            self._metric_exporter.export(last)
             self._metric_exporter.shutdown()
 
     def _turn(self) -> float:
         if self._clock.monotonic() >= self._due_s:
             self._due_s = self._clock.monotonic() + self._interval_s
-            self._send()
+            self._metric_exporter.export(self._reading())  # it logs what fails
         return self._due_s
 
-    def _send(self) -> None:
-        """Failures are logged by the exporter."""
+    def _reading(self) -> Any:
         figures, timed = self._read()
-        data = metrics_data(figures, timed, resource=self._resource, since_ns=self._since_ns, now_ns=time.time_ns())
-        self._metric_exporter.export(data)
+        return metrics_data(figures, timed, resource=self._resource, since_ns=self._since_ns, now_ns=time.time_ns())
 
 
 def _address(endpoint: str | None, signal: str) -> str | None:
