@@ -159,7 +159,7 @@ def test_nobody_needs_a_home(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("could not determine the home directory")
 
     monkeypatch.setattr("platformdirs.user_config_path", homeless)
-    assert load(SECTIONS, environ={}, flags={}).file is None
+    assert load(SECTIONS, file=None, environ={}, flags={}).file is None
 
 
 @pytest.mark.parametrize("by_variable", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +24,13 @@ from tests.http.serving import serving
 
 from embank.events.kinds import JobEnded, RequestAnswered, SearchAnswered, TextsEmbedded
 from embank.events.metrics import Figure, Metrics
+from embank.events.stream import Stream
+from embank.http.telemetry import sending
 from embank.http.telemetry.names import figure
 from embank.http.telemetry.numbers import metrics_data
+from embank.http.telemetry.settings import Settings
 from embank.http.telemetry.spans import Spans
+from embank.system.clock import SystemClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,3 +204,39 @@ def test_a_collector_gets_spans_and_figures_of_a_running_service(
         assert documents.as_double == 1 or documents.as_int == 1
         assert collector.figures["http.server.request.duration"].histogram.data_points
         assert {each["service.name"] for each in collector.resources} == {"library"}
+
+
+class NoCollector:
+    """An exporter of figures that gives no answer until it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = threading.Semaphore(0), threading.Event()
+
+    def export(self, _: Any) -> None:
+        self.asked.release()
+        assert self.answers.wait(60)
+
+    def shutdown(self) -> None:
+        self.asked.release()
+
+
+def test_a_collector_that_does_not_answer_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sending, "_END_S", 0.01)
+    collector, metrics = NoCollector(), Metrics()
+    telemetry = sending.Telemetry(
+        Settings(metrics=True, interval_s=0.001),
+        stream=Stream(),
+        read=lambda: (metrics.counted(), metrics.timed()),
+        version="1",
+        clock=SystemClock(),
+        metric_exporter=collector,
+    )
+    assert collector.asked.acquire(timeout=30)
+    with caplog.at_level(logging.WARNING):
+        telemetry.close()
+    assert "does not answer" in caplog.text
+    collector.answers.set()
+    for _ in range(2):  # the last figures, and its end
+        assert collector.asked.acquire(timeout=30)
