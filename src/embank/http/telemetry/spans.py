@@ -38,10 +38,12 @@ class Spans:
             return
         if isinstance(event, RequestAnswered):
             self._answered(event, named)
-        elif event.during in self._ended:
-            self._span(event, named, self._ended[event.during])
         elif event.during is not None:
-            self._wait(event.during, event, named)
+            parent = self._ended.get(event.during)
+            if parent is None:
+                self._wait(event.during, event, named)
+            else:
+                self._span(event, named, parent)
 
     def _answered(self, event: RequestAnswered, named: Named) -> None:
         within = self._waiting.pop(event.request_id, [])
