@@ -16,7 +16,6 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
-import yaml
 from typer.testing import CliRunner
 
 from embank.cli.program import app
@@ -24,6 +23,8 @@ from embank.http.routes import health
 from embank.http.settings import Settings
 from embank.registry import SECTIONS, import_path
 from embank.system.size import Size
+
+yaml: Any = pytest.importorskip("yaml", reason="it comes with huggingface-hub")
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
