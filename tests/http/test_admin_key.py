@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.http.serving import serving
 
-from embank.engine import load_config
+from embank.config import load_config
 from embank.errors import ConfigError
 from embank.http.keys import KeyBook
 
