@@ -141,11 +141,13 @@ async def _run(work: Work, requests: Iterator[tuple[int, bytes]]) -> Turn:
     )
 
 
-def _requests(work: Work) -> Iterator[tuple[int, bytes]]:
+def _requests(work: Work) -> list[tuple[int, bytes]]:
+    """All of a file, ready to be sent: nothing of it is done while others are timed."""
     head = f"POST {work.path} HTTP/1.1\r\nHost: 127.0.0.1:{work.port}\r\nContent-Type: application/json\r\n"
-    for number, text in enumerate(json.loads(Path(work.bodies).read_text())):
-        body = text.encode()
-        yield number, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    bodies = [text.encode() for text in json.loads(Path(work.bodies).read_text())]
+    return [
+        (number, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body) for number, body in enumerate(bodies)
+    ]
 
 
 class Load:
@@ -216,12 +218,13 @@ def main() -> None:
     for line in sys.stdin:
         work = Work(**json.loads(line))
         key = (work.port, work.path, work.bodies)
-        if not work.seconds:
-            under_way.pop(key, None)
-        if key not in under_way:
-            requests = list(_requests(work))
-            under_way[key] = cycle(requests) if work.again else iter(requests)
-        turn = asyncio.run(_run(work, under_way[key]))
+        if not work.seconds:  # all of them, once, whatever was sent before
+            turn = asyncio.run(_run(work, iter(_requests(work))))
+        else:
+            if key not in under_way:
+                requests = _requests(work)
+                under_way[key] = cycle(requests) if work.again else iter(requests)
+            turn = asyncio.run(_run(work, under_way[key]))
         print(json.dumps(asdict(turn)), flush=True)
 
 
