@@ -35,7 +35,9 @@ def make_app(bank: Bank) -> Gate:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         warming = asyncio.get_running_loop().run_in_executor(None, service.warm)
+        folding = asyncio.create_task(service.keep_folding())
         yield
+        folding.cancel()
         await warming
         await service.close()
 

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from embank.bank import Bank, LocalCollection
 from embank.errors import CollectionNotFound, EmbankError
-from embank.events.kinds import Event, RequestAnswered, ServiceDraining
+from embank.events.kinds import RequestAnswered, ServiceDraining
 from embank.events.metrics import Metrics
 from embank.http.admission import Admission
 from embank.http.embedding import Embedding
@@ -24,6 +24,8 @@ from embank.http.workers import Workers
 from embank.system.log import get_logger
 
 _log = get_logger(__name__)
+
+_FOLD_S = 0.25
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -52,7 +54,7 @@ class Service:
         self.model_error = "the model is not loaded yet"
         """Why the model of new collections can't be used; empty when it can."""
         self._later: set[asyncio.Task[object]] = set()
-        self._folding = self.stream.subscribe(self._fold, capacity=10_000)
+        self._folding = self.stream.subscribe(capacity=10_000)  # pulled: a callback's thread would wake at each event
 
     @property
     def events_dropped(self) -> int:
@@ -114,6 +116,14 @@ class Service:
         for end in (self.workers.close, self._job_workers.close, self.admission.close, self._folding.close):
             await asyncio.to_thread(end)
 
-    def _fold(self, event: Event) -> None:
-        if not isinstance(event, RequestAnswered):  # those are counted at their source
-            self.metrics.observe(event)
+    def fold(self) -> None:
+        """Take what happened since the last time into the figures."""
+        for event in self._folding.drain():
+            if not isinstance(event, RequestAnswered):  # those are counted at their source
+                self.metrics.observe(event)
+
+    async def keep_folding(self) -> None:
+        """Do so often enough that no event is lost, until it is cancelled."""
+        while True:
+            await asyncio.sleep(_FOLD_S)
+            self.fold()
