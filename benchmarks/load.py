@@ -1,8 +1,8 @@
 """A load generator that takes little of the processor that it measures: `python -m benchmarks.load`.
 
 A process of its own, told what to do one JSON object a line, answering one line each. Requests are bytes that are ready
-beforehand; connections are kept; of an answer only the status and the length are read, unless the answers themselves are
-asked for. Clients wait for their answer before they ask again. What it could do at most, `ceiling` tells: it asks a
+beforehand; connections are kept; of an answer only the status and the length are read, unless the answers themselves
+are asked for. Clients wait for their answer before they ask again. What it could do at most, `ceiling` tells: it asks a
 server that does nothing (`python -m benchmarks.load idle PORT BYTES`), beside which it runs.
 """
 
@@ -129,7 +129,7 @@ async def _run(work: Work, requests: Iterator[tuple[int, bytes]]) -> Turn:
     await asyncio.gather(*(client.ended for client in clients))
     seconds, now = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
     if kept is not None:
-        Path(work.answers).write_text(json.dumps([kept[number].decode() for number in sorted(kept)]))
+        _keep(Path(work.answers), kept)
     taken = sorted(each for client in clients for each in client.seconds)
     return Turn(
         requests=len(taken),
@@ -139,6 +139,10 @@ async def _run(work: Work, requests: Iterator[tuple[int, bytes]]) -> Turn:
         p99_ms=1e3 * taken[min(int(0.99 * len(taken)), len(taken) - 1)],
         cpu_s=now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
     )
+
+
+def _keep(path: Path, answers: dict[int, bytes]) -> None:
+    path.write_text(json.dumps([answers[number].decode() for number in sorted(answers)]))
 
 
 def _requests(work: Work) -> list[tuple[int, bytes]]:

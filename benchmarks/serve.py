@@ -12,6 +12,7 @@ search      over N glosses of WordNet, 117,659 if not told otherwise, by the vec
 search_recall_above_chroma_pp        recall@10 less theirs, in percentage points
 *_low, *_high                        95 % interval of the median over the pairs (bootstrap)
 *_cpu_ratio…                         processor time of the server for a request over theirs, the greater
+mapped_mb, in detail                 the tree's PSS at the end: with files that are mapped, which the system may drop
 
 Both servers run at the same time, and are asked in turn, so that what else the machine does hits both alike. The load
 generator (`benchmarks.load`) is a process of its own beside them; `detail` says what it took, and how many requests a
@@ -87,6 +88,7 @@ class Arm:
         """Medians over the turns."""
         return {
             "peak_mb": self.server.peak_bytes / MB,
+            "mapped_mb": self.server.mapped_bytes() / MB,
             **{
                 f"{clients}_clients": {
                     "requests_per_s": statistics.median(each.rate for each in turns),

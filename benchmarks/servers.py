@@ -54,6 +54,10 @@ class Server:
             raise
         self._sampler = Sampler(self._process.pid, self._see, hertz=5)
 
+    def mapped_bytes(self) -> int:
+        """What its tree holds now with its part of mapped files, as the kernel shares them out (PSS)."""
+        return sum(_pss_bytes(pid) for pid in tree(self._process.pid))
+
     def cpu_s(self) -> float:
         """Processor time that its tree has used so far; that of processes which ended is not in it."""
         return sum(_cpu_s(pid) for pid in tree(self._process.pid))
@@ -84,7 +88,7 @@ class Server:
         until_s = time.monotonic() + _START_S
         while time.monotonic() < until_s and self._process.poll() is None:
             try:
-                with urllib.request.urlopen(url, timeout=5):
+                with urllib.request.urlopen(url, timeout=5):  # noqa: S310 -- this machine's own http
                     return
             except OSError:
                 time.sleep(0.1)
@@ -127,7 +131,7 @@ def infinity(room: Path) -> Server | None:
 
 
 def fastembed(folder: Path, room: Path) -> Server | None:
-    """fastembed behind FastAPI (`benchmarks.fastembedapp`) with an ONNX model; None where it can't be installed."""
+    """What `benchmarks.fastembedapp` makes of fastembed and FastAPI, with an ONNX model; None where it can't be had."""
     python = python_of("fastembed-server")
     if python is None:
         return None
@@ -174,3 +178,11 @@ def _cpu_s(pid: int) -> float:
     except OSError:  # it is gone
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        rollup = (PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:  # it is gone
+        return 0
+    return next((1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)

@@ -17,7 +17,7 @@ import numpy as np
 
 import embank
 from benchmarks import servers
-from benchmarks.embedded import Float16, Float32, corpus, embedded, nearest, say
+from benchmarks.embedded import Float32, corpus, embedded, nearest, say
 
 K = 10
 SEARCH = "/collections/wordnet/search"
@@ -47,7 +47,7 @@ class Lot:
                 collection = bank.collection("wordnet")
                 for first in range(0, len(self.corpus.texts), _BLOCK):
                     rows = self._rows(first)
-                    collection.add([{"id": id, "text": text} for id, text in rows], vectors=self._wide(first))
+                    collection.add([{"id": name, "text": text} for name, text in rows], vectors=self._wide(first))
                 say(f"indexed: {collection.vector_index.refresh()}")
             done.touch()
         return path
@@ -125,5 +125,5 @@ def _told(port: int, path: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=300) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310 -- this machine's own http
         return json.load(answer)

@@ -66,4 +66,3 @@ class Workers:
     def close(self) -> None:
         """Begin nothing further; wait for what is under way."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
