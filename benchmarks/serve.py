@@ -4,7 +4,8 @@ embeddings  one short text a request, none asked for twice (glosses of WordNet),
             all-MiniLM-L6-v2, each as its server runs it: int8 here, float32 there. The peer is Infinity's server where
             it starts, else fastembed behind FastAPI; the other is measured as well
 search      over N glosses of WordNet, 117,659 if not told otherwise, by the vectors of its words, the same for both:
-            nothing is embedded. Chroma's server as `chroma run` starts it, its collection's parameters its own
+            nothing is embedded, and neither loads a model. Chroma's server as `chroma run` starts it, its collection's
+            parameters its own
 
 *_ratio_vs_peer, *_ratio_vs_chroma   requests/s over theirs, the lesser of 1 and of 16 clients
 *_p99_ratio…                         the 99th percentile of the time that an answer takes over theirs, the greater
@@ -202,7 +203,7 @@ def search(given: argparse.Namespace, room: Path) -> tuple[Figures, dict[str, An
     with ExitStack() as running:
         load = running.enter_context(Load())
         theirs = Arm(running.enter_context(peer), lot.asked_of_chroma(room), again=True)
-        settings = (f"memory.budget={BUDGET}", "cache.results=false")
+        settings = (f"memory.budget={BUDGET}", "cache.results=false", "http.warm=false")
         own = servers.embank(lot.bank(), room, *settings, path=servesearch.SEARCH)
         ours = Arm(running.enter_context(own), lot.asked_of_embank(room), again=True)
         recalls = {}

@@ -92,9 +92,10 @@ class Service:
         task.add_done_callback(self._later.discard)
 
     def warm(self) -> None:
-        """Load the model; how that went is in `model_error`. Blocks."""
+        """Load the model, where it is not left for later; how that went is in `model_error`. Blocks."""
         try:
-            self.bank.warm()
+            if self.settings.warm:
+                self.bank.warm()
         except EmbankError as error:
             self.model_error = error.message
             _log.warning("the model can't be used: %s", error)
