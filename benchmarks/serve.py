@@ -70,6 +70,8 @@ class Arm:
     bodies: Path
     again: bool = False
     """Whether bodies are sent anew when all were: for what keeps no answers."""
+    mapped_bytes: int = 0
+    """Of the server after the last turn."""
     turns: dict[int, list[Turn]] = field(default_factory=lambda: {clients: [] for clients in CLIENTS})
     cpu_ms: dict[int, list[float]] = field(default_factory=lambda: {clients: [] for clients in CLIENTS})
 
@@ -84,12 +86,13 @@ class Arm:
         made = load.run(self.work(clients, seconds))
         self.turns[clients].append(made)
         self.cpu_ms[clients].append(1e3 * (self.server.cpu_s() - before_s) / made.requests)
+        self.mapped_bytes = self.server.mapped_bytes()
 
     def told(self) -> dict[str, Any]:
         """Medians over the turns."""
         return {
             "peak_mb": self.server.peak_bytes / MB,
-            "mapped_mb": self.server.mapped_bytes() / MB,
+            "mapped_mb": self.mapped_bytes / MB,
             **{
                 f"{clients}_clients": {
                     "requests_per_s": statistics.median(each.rate for each in turns),
