@@ -26,6 +26,7 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
     └── StoreError
         ├── BankNotFound (FileNotFoundError) there is no bank at that path
         ├── BankLocked (BlockingIOError)     another process writes this bank
+        │   └── BankServed                   a server writes it: what it can't be asked for wants it stopped
         ├── BankReadOnly (PermissionError)   this handle was opened for reading
         ├── BankDamaged (ValueError)         the files contradict each other
         ├── FormatTooNew (ValueError)        written by a newer Embank
@@ -41,6 +42,7 @@ once: `embank.cli` into exit codes, the service into HTTP statuses.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -54,6 +56,11 @@ class EmbankError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @classmethod
+    def code(cls) -> str:
+        """The class's name in snake case, by which services tell it."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class InvalidInput(EmbankError, ValueError):
@@ -156,6 +163,10 @@ class BankNotFound(StoreError, FileNotFoundError):
 
 class BankLocked(StoreError, BlockingIOError):
     """Another process holds the bank for writing; `fields` has its pid and endpoint when known."""
+
+
+class BankServed(BankLocked):
+    """A running server holds the bank, and what is wanted can't be done through it; `fields` has pid and endpoint."""
 
 
 class BankReadOnly(StoreError, PermissionError):

@@ -87,6 +87,7 @@ SECTIONS = Table(
         "hot": "embank.store.hot.settings:Settings",
         "search": "embank.search.settings:Settings",
         "http": "embank.http.settings:Settings",
+        "client": "embank.client.settings:Settings",
     },
 )
 """The settings of every room, so that a wrong key is found whichever room owns it."""

@@ -39,7 +39,8 @@ def test_it_serves_with_keys_takes_tokens_and_ends_on_sigterm(tmp_path: Path) ->
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         assert told["keys"] == 0
-        assert json.loads((bank / "LOCK").read_text())["endpoint"] == told["endpoint"]
+        assert json.loads((bank / "SERVER").read_text())["endpoint"] == told["endpoint"]
+        assert (bank / "SERVER").stat().st_mode & 0o777 == 0o600
         made = _run(bank, "keys", "add", "laptop", "--scope", "write")
         with httpx2.Client(base_url=told["endpoint"], timeout=60) as http:
             assert http.get("/collections").status_code == 401, "from the first key on one is needed"
@@ -61,6 +62,7 @@ def test_it_serves_with_keys_takes_tokens_and_ends_on_sigterm(tmp_path: Path) ->
         if process.stdout is not None:
             process.stdout.close()
     assert (bank / "LOCK").read_text() == ""
+    assert not (bank / "SERVER").exists()
 
 
 def test_wrong_scopes_and_banks_are_told(tmp_path: Path) -> None:

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from embank.client.local import new_secret
 from embank.errors import (
     BankDamaged,
     BankLocked,
     BankNotFound,
     BankReadOnly,
+    BankServed,
     FormatTooNew,
     InvalidInput,
     StorageFailed,
     StorageFull,
 )
-from embank.store.lock import read_holder
+from embank.store.lock import read_holder, read_serving
 from embank.testing.faults import FaultyFiles
 
 from .conftest import OpenStore, nearest, words, write
@@ -125,14 +127,21 @@ def test_a_second_writer_is_told_who_holds_the_bank(open_store: OpenStore, tmp_p
     write(open_store().collection("notes"), {"a": "x"})
 
 
-def test_the_lock_file_names_its_holder_and_endpoint(open_store: OpenStore) -> None:
+def test_the_bank_names_its_holder_and_where_that_serves_it(open_store: OpenStore) -> None:
     store = open_store()
     assert read_holder(store.root / "LOCK")["pid"] == os.getpid()
     assert store.lock is not None
-    store.lock.announce("127.0.0.1:8080")
-    assert read_holder(store.root / "LOCK")["endpoint"] == "127.0.0.1:8080"
+    secret = new_secret()
+    store.lock.announce("http://127.0.0.1:8080", secret=secret)
+    serving = read_serving(store.root)
+    assert serving is not None
+    assert (serving.pid, serving.endpoint, serving.secret) == (os.getpid(), "http://127.0.0.1:8080", secret)
+    with pytest.raises(BankServed) as refused:
+        open_store()
+    assert refused.value.fields == {"pid": os.getpid(), "endpoint": "http://127.0.0.1:8080"}
     store.close()
     assert read_holder(store.root / "LOCK") == {}
+    assert read_serving(store.root) is None
 
 
 def test_a_reader_may_not_write(open_store: OpenStore) -> None:

@@ -15,7 +15,7 @@ from embank.cli.options import CollectionName, Invocation, WhereFilter, on_bank,
 from embank.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from embank.collection import Collection
+    from embank.cli.surface import OpenCollection
     from embank.store.protocol import StoredDocument
 
 _PAGE = 1_000
@@ -128,7 +128,7 @@ def delete(
         output.say(f"deleted {output.counted(gone, 'document')} of {collection}")
 
 
-def _matching(collection: Collection, ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> list[str]:
+def _matching(collection: OpenCollection, ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> list[str]:
     """The ids that a deletion would take. `DocumentNotFound` where one of `ids` is not there."""
     if where is None:
         return [document.id for document in collection.get(list(dict.fromkeys(ids or ())))]

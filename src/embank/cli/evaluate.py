@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embank.cli import output
-from embank.cli.opening import open_bank, open_collection
+from embank.cli.opening import open_own_bank, open_own_collection
 from embank.cli.options import CollectionName, Invocation, on_bank
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ def evaluate(
 @contextmanager
 def _opened(invocation: Invocation, collection: str) -> Iterator[Collection]:
     if invocation.bank.exists():
-        with open_collection(invocation, collection, "read", tells_loads=True) as opened:
+        with open_own_collection(invocation, collection, "read", tells_loads=True) as opened:
             yield opened
         return
     from embank.source.docstrings import StandardLibrary
 
     with tempfile.TemporaryDirectory(prefix="embank-evaluate-") as folder:
         elsewhere = replace(invocation, bank=Path(folder) / "bank")
-        with open_bank(elsewhere, "create", tells_loads=True) as bank:
+        with open_own_bank(elsewhere, "create", tells_loads=True) as bank:
             made = bank.collection("stdlib")
             made.add(islice(StandardLibrary().documents(), _DOCUMENTS))
             yield made

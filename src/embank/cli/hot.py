@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embank.cli import output
-from embank.cli.opening import open_collection
+from embank.cli.opening import open_own_collection
 from embank.cli.options import CollectionName, Invocation, on_bank
 from embank.cli.progress import Doing, showing
 
@@ -29,7 +29,7 @@ def show(
 
     [bold]embank hot show -c notes --top 20[/bold]
     """
-    with open_collection(invocation, collection, "read") as opened:
+    with open_own_collection(invocation, collection, "read") as opened:
         status, counted = opened.hot.status(), opened.hot.top(top)
     if invocation.as_json:
         documents = [{"id": each.name, "accesses": each.count, "error": each.error} for each in counted]
@@ -59,7 +59,7 @@ def rebuild(
         doing.update(report.fraction, f"{report.copied:,} of {output.counted(report.rows, 'passage')} copied")
 
     with (
-        open_collection(invocation, collection, "read" if dry_run else "change") as opened,
+        open_own_collection(invocation, collection, "read" if dry_run else "change") as opened,
         showing(doing, quiet=invocation.as_json),
     ):
         report = opened.hot.rebuild(dry_run=dry_run, on_progress=tell)

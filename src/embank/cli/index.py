@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embank.cli import output
-from embank.cli.opening import open_collection
+from embank.cli.opening import open_own_collection
 from embank.cli.options import CollectionName, Invocation, on_bank
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def show(invocation: Invocation, *, collection: CollectionName = "default") -> N
 
     [bold]embank index show -c notes[/bold]
     """
-    with open_collection(invocation, collection, "read") as opened:
+    with open_own_collection(invocation, collection, "read") as opened:
         status, made = opened.vector_index.status(), opened.vector_index.plan()
     if invocation.as_json:
         output.write_json(
@@ -52,7 +52,7 @@ def plan(
 
     [bold]embank index plan -c notes --json[/bold]
     """
-    with open_collection(invocation, collection, "change" if anew else "read") as opened:
+    with open_own_collection(invocation, collection, "change" if anew else "read") as opened:
         made = None if anew else opened.vector_index.plan()
         made = made or opened.vector_index.plan(anew=True)
     if invocation.as_json:
@@ -67,7 +67,7 @@ def build(invocation: Invocation, *, collection: CollectionName = "default") -> 
 
     [bold]embank index build -c notes[/bold]
     """
-    with open_collection(invocation, collection, "change") as opened:
+    with open_own_collection(invocation, collection, "change") as opened:
         status = opened.vector_index.refresh()
     if invocation.as_json:
         output.write_json({"collection": collection, "index": None if status is None else status.as_dict()})

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embank.cli import errors, output
-from embank.cli.opening import OpenBank, open_bank
-from embank.cli.options import CollectionName, Invocation, MetricName, json_object, on_bank
+from embank.cli.opening import open_bank
+from embank.cli.options import CollectionName, Invocation, LanguageName, MetricName, json_object, on_bank
 from embank.errors import InvalidInput
 
 if TYPE_CHECKING:
     from embank.cli.sources import Named
+    from embank.cli.surface import OpenBank
     from embank.pipeline import IngestReport
 
 _SAMPLES_SHOWN = 3
@@ -50,6 +51,7 @@ def index(
     no_gitignore: Annotated[bool, typer.Option("--no-gitignore", help="Also what .gitignore leaves out.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Delete documents whose source is gone.")] = False,
     metric: MetricName = None,
+    language: LanguageName = None,
 ) -> None:
     """Bring a collection in step with folders and files.
 
@@ -68,7 +70,7 @@ def index(
 
     named = [named_source(name, kind=kind, settings=settings) for name in sources]
     _refuse_missing(named)
-    run = _Run(invocation, collection, prune=prune, metric=metric)
+    run = _Run(invocation, collection, prune=prune, metric=metric, language=language)
     with open_bank(invocation, "create") as bank:
         run.index(bank, named)
     if invocation.as_json:
@@ -89,6 +91,7 @@ def add(
     ] = None,
     metadata: Annotated[str | None, typer.Option(metavar="JSON", help="A JSON object of metadata.")] = None,
     metric: MetricName = None,
+    language: LanguageName = None,
 ) -> None:
     """Add one document, or replace the one with its id.
 
@@ -104,7 +107,7 @@ def add(
         from embank.source.rows import content_id
 
         name = content_id(content) if id is None else id
-        opened = bank.collection(collection, metric=metric)
+        opened = bank.collection(collection, metric=metric, language=language)
         report = opened.add([{"id": name, "text": content, "metadata": given}])
         total = opened.count()
     if invocation.as_json:
@@ -118,13 +121,16 @@ def add(
 class _Run:
     """The indexing of several sources into one collection, and what came of it."""
 
-    def __init__(self, invocation: Invocation, collection: str, *, prune: bool, metric: str | None) -> None:
+    def __init__(
+        self, invocation: Invocation, collection: str, *, prune: bool, metric: str | None, language: str | None
+    ) -> None:
         self._invocation = invocation
         self._collection = collection
         self._metric = metric
+        self._language = language
         self._prune = prune
         self._reports: list[tuple[Named, IngestReport]] = []
-        self._safe = 0
+        self._live: IngestReport | None = None
 
     def index(self, bank: OpenBank, sources: Sequence[Named]) -> None:
         """Read every source in turn. Ctrl-C ends the process with what is safe told."""
@@ -132,14 +138,15 @@ class _Run:
             for named in sources:
                 self._index(bank, named)
         except KeyboardInterrupt as error:
-            safe = f"{output.counted(self._safe, 'document')} written by this run safe in {bank.path}"
+            written = self._written()
+            safe = f"{output.counted(written, 'document')} written by this run safe in {bank.path}"
             told = f"interrupted, with {safe}; run the same command again to go on"
             errors.tell_failure(
                 "KeyboardInterrupt",
                 told,
                 code=errors.INTERRUPTED,
                 as_json=self._invocation.as_json,
-                fields={"safe_documents": self._safe, "bank": str(bank.path)},
+                fields={"safe_documents": written, "bank": str(bank.path)},
             )
             raise typer.Exit(errors.INTERRUPTED) from error
 
@@ -147,14 +154,22 @@ class _Run:
         from embank.cli.progress import LOADS, Progress, showing
 
         progress = Progress(named.name, bank.memory)
+
+        def heard(report: IngestReport) -> None:
+            self._live = report
+            progress.update(report)
+
         with bank.events.subscribe(progress.hear, kinds=LOADS), showing(progress):
-            report = bank.collection(self._collection, metric=self._metric).index(
-                named.make, prune=self._prune, on_progress=progress.update, on_commit=self._committed
+            report = bank.collection(self._collection, metric=self._metric, language=self._language).index(
+                named.make, prune=self._prune, on_progress=heard
             )
+        self._live = None
         self._reports.append((named, report))
 
-    def _committed(self, ids: Sequence[str]) -> None:
-        self._safe += len(ids)
+    def _written(self) -> int:
+        """Documents that this run has written durably, as far as it was told."""
+        reports = [report for _, report in self._reports] + ([] if self._live is None else [self._live])
+        return sum(report.added + report.updated + report.relabeled for report in reports)
 
     def total(self) -> dict[str, Any]:
         """The sums over all sources."""

@@ -58,6 +58,14 @@ MetricName = Annotated[
         help="What a new collection compares vectors by, for good: cosine (default), dot or l2.",
     ),
 ]
+LanguageName = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="LANGUAGE",
+        help="How the collection's words are stemmed from now on: english (at first), german …, none, trigrams.",
+    ),
+]
 CollectionName = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
 WhereFilter = Annotated[
     str | None,
@@ -69,6 +77,9 @@ WhereFilter = Annotated[
 ]
 
 DEFAULT_BANK = Path("embank.bank")
+_COMMANDS_OWN = ("source", "log", "client")
+"""Sections that a command goes by itself, whoever holds the bank."""
+
 _AGES_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -87,6 +98,12 @@ class Invocation:
     def having(self, key: str, value: object, *, flag: str) -> Invocation:
         """The same with one more setting that the flag `flag` gave."""
         return replace(self, extra=(*self.extra, (key, value, flag)))
+
+    def opening_flags(self) -> list[str]:
+        """Those of the flags that say how a bank is opened, which a server that holds it has done already."""
+        given = [text for text in self.settings if text.strip().partition(".")[0] not in _COMMANDS_OWN]
+        shared = {"--memory": self.memory, "--model": self.model}
+        return [flag for flag, value in shared.items() if value is not None] + [f"--set {text}" for text in given]
 
     def config(self) -> Config:
         """The settings, with flags over the environment over the file; also sets up the process's logging."""

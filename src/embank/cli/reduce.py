@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embank.cli import errors, output
-from embank.cli.opening import open_collection
+from embank.cli.opening import open_own_collection
 from embank.cli.options import CollectionName, Invocation, on_bank
 from embank.cli.progress import Doing, showing
 from embank.errors import InvalidInput
@@ -43,7 +43,7 @@ def fit(
 
     [bold]embank reduce fit -c notes --dimensions 128[/bold]
     """
-    with open_collection(invocation, collection, "change") as opened:
+    with open_own_collection(invocation, collection, "change") as opened:
         doing = Doing(f"fitting {collection} to {dimensions}")
         with showing(doing, quiet=invocation.as_json):
             report = opened.reducer().fit(dimensions, sample=sample, seed=seed, k=k, on_progress=doing.update)
@@ -75,7 +75,7 @@ def apply(
 
     [bold]embank reduce apply -c notes --dtype int8[/bold]
     """
-    with open_collection(invocation, collection, "change") as opened:
+    with open_own_collection(invocation, collection, "change") as opened:
         doing = Doing(f"reducing {collection}")
         try:
             with showing(doing, quiet=invocation.as_json):
@@ -119,7 +119,7 @@ def evaluate(
     [bold]embank reduce evaluate -c notes --queries questions.txt[/bold]
     """
     given = None if queries is None else _lines(queries)
-    with open_collection(invocation, collection, "read") as opened:
+    with open_own_collection(invocation, collection, "read") as opened:
         doing = Doing(f"comparing {collection}")
         with showing(doing, quiet=invocation.as_json):
             evaluation = opened.reducer().evaluate(

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embank.cli import errors, output
-from embank.cli.opening import OpenBank, open_bank, open_collection
+from embank.cli.opening import open_own_bank, open_own_collection
 from embank.cli.options import Invocation, on_bank
 from embank.cli.progress import Progress, print_line, showing
 from embank.errors import EmbankError, InvalidInput
 
 if TYPE_CHECKING:
+    from embank.bank import Bank
     from embank.collection import Collection
     from embank.reembedding import ReembedReport
     from embank.store.protocol import Reembedding
@@ -44,19 +45,19 @@ def reembed(
     if ((status or abandon) and (force or any(asks))) or (status and abandon):
         raise InvalidInput("--status and --abandon stand alone: without a model, --force, or each other")
     if status:
-        with open_collection(invocation, collection, "read") as opened:
+        with open_own_collection(invocation, collection, "read") as opened:
             _tell_state(invocation, opened)
     elif abandon:
-        with open_collection(invocation, collection, "change") as opened:
+        with open_own_collection(invocation, collection, "change") as opened:
             _abandon(invocation, opened)
     else:
         given = {"precision": precision, "engine": engine, "force": force}
-        with open_bank(invocation, "change") as bank:
+        with open_own_bank(invocation, "change") as bank:
             report = _run(invocation, bank, collection, given)
         _tell_report(invocation, report)
 
 
-def _run(invocation: Invocation, bank: OpenBank, name: str, given: dict[str, Any]) -> ReembedReport:
+def _run(invocation: Invocation, bank: Bank, name: str, given: dict[str, Any]) -> ReembedReport:
     opened = bank.collection(name)
     progress = ReembedProgress(f"re-embedding {name}", bank.memory)
     try:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from embank.cli import glance, output
-from embank.cli.opening import open_bank, open_collection
+from embank.cli.opening import open_collection, open_own_bank
 from embank.cli.options import CollectionName, Invocation, WhereFilter, on_bank, parsed_where
 from embank.cli.reembed import how_far
 from embank.cli.tuning import words
@@ -21,11 +21,11 @@ def stats(
         str | None, typer.Option("--collection", "-c", metavar="NAME", help="Only this collection.")
     ] = None,
 ) -> None:
-    """Show what each collection holds and what it weighs on disk.
+    """Show what each collection holds and what it weighs on disk, as it is on record; also beside a running server.
 
     [bold]embank stats --json[/bold]
     """
-    with open_bank(invocation, "read") as bank:
+    with open_own_bank(invocation, "read") as bank:
         found = bank.stats()
         infos = glance.chosen(found, collection, bank=str(bank.path))
         states = {info.name: bank.collection(info.name).reembedding() for info in infos}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embank.cli import output
-from embank.cli.opening import open_bank, open_collection
+from embank.cli.opening import open_own_bank, open_own_collection
 from embank.cli.options import CollectionName, Invocation, WhereFilter, on_bank, parsed_where
 from embank.cli.progress import Doing, showing
 from embank.errors import InvalidInput
@@ -46,7 +46,7 @@ def export(
         raise InvalidInput("- and --json both want standard output: name a file")
     doing = Doing(f"exporting {collection}")
     with (
-        open_collection(invocation, collection, "read") as opened,
+        open_own_collection(invocation, collection, "read") as opened,
         showing(doing, quiet=invocation.as_json or piped),
     ):
         report = opened.export(
@@ -83,7 +83,7 @@ def import_(
             pass
     doing = Doing(f"importing into {collection}")
     with (
-        open_bank(invocation, "create", tells_loads=True) as bank,
+        open_own_bank(invocation, "create", tells_loads=True) as bank,
         showing(doing, quiet=invocation.as_json),
     ):
         report = bank.collection(collection).import_file(file, embed=embed, dry_run=dry_run, on_progress=doing.update)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embank.cli import output
-from embank.cli.opening import open_collection
+from embank.cli.opening import open_own_collection
 from embank.cli.options import CollectionName, Invocation, on_bank
 from embank.cli.progress import Doing, showing
 from embank.errors import InvalidInput
@@ -39,7 +39,7 @@ def evaluate(
     [bold]embank search evaluate -c notes --pairs pairs.jsonl[/bold]
     """
     file = _given(pairs, "evaluate")
-    with open_collection(invocation, collection, "read", tells_loads=True) as opened:
+    with open_own_collection(invocation, collection, "read", tells_loads=True) as opened:
         doing = Doing(f"asking {collection}")
         with showing(doing, quiet=invocation.as_json):
             report = opened.evaluate(file, k=k, on_progress=doing.update)
@@ -71,7 +71,7 @@ def tune(
     if reset and (pairs is not None or dry_run):
         raise InvalidInput("--reset takes away what was kept: it goes with neither --pairs nor --dry-run")
     file = None if reset else _given(pairs, "tune")
-    with open_collection(invocation, collection, "read" if dry_run else "change", tells_loads=True) as opened:
+    with open_own_collection(invocation, collection, "read" if dry_run else "change", tells_loads=True) as opened:
         if file is None:
             _tell_reset(invocation, collection, opened.untune())
             return

@@ -14,7 +14,7 @@ from embank.cli.progress import Doing, showing
 from embank.errors import CollectionNotFound, InvalidInput
 
 if TYPE_CHECKING:
-    from embank.collection import Collection
+    from embank.cli.surface import OpenCollection
     from embank.store.reports import CompactReport, PurgeReport
 
 _IDS_SHOWN = 20
@@ -101,7 +101,7 @@ def purge(
         _tell_purged(report)
 
 
-def _compacted(invocation: Invocation, opened: Collection) -> CompactReport:
+def _compacted(invocation: Invocation, opened: OpenCollection) -> CompactReport:
     doing = Doing(f"compacting {opened.name}")
 
     def tell(report: CompactReport) -> None:

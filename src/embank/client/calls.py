@@ -7,16 +7,18 @@ The clients, sync and async, send what is built here; neither has methods of its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from embank.client import inspection
 from embank.client import schemas as wire
 from embank.client.openai import EmbeddingsAnswer, EmbeddingsAsked, ModelsAnswer
 from embank.client.schemas import Asked, Mode
+from embank.errors import InvalidInput
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -25,20 +27,27 @@ T = TypeVar("T", bound=BaseModel)
 class Call(Generic[T]):
     """A request. `answer` is what its body is read as. `again`: whether it may be sent again when it may have arrived.
 
-    All but what starts a job are: they say how things shall be, not what is to change.
+    All but what starts a job are: they say how things shall be, not what is to change. A `body` in pieces can be gone
+    through again; an async client wants an async one.
     """
 
-    method: Literal["GET", "POST", "PATCH"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     answer: type[T]
-    body: bytes | None = None
+    body: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None
     params: Mapping[str, str] | None = None
     content_type: str = "application/json"
     again: bool = True
 
 
-def _asked(asked: Asked) -> bytes:
-    return asked.model_dump_json(exclude_defaults=True, ensure_ascii=True).encode()
+def _asked(kind: type[Asked], **fields: Any) -> bytes:
+    """A body of that kind. Raises `InvalidInput`, as the server would, for what does not fit."""
+    try:
+        return kind(**fields).model_dump_json(exclude_defaults=True, ensure_ascii=True).encode()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InvalidInput(f"{place}: {first['msg']}" if place else str(first["msg"])) from error
 
 
 def _of(collection: str, rest: str) -> str:
@@ -54,8 +63,8 @@ def embed(
 ) -> Call[EmbeddingsAnswer]:
     """Vectors of texts, at most 2,048 at once."""
     given = texts if isinstance(texts, str) else list(texts)
-    asked = EmbeddingsAsked(input=given, model=model, dimensions=dimensions, input_type=input_type)
-    return Call("POST", "/v1/embeddings", EmbeddingsAnswer, _asked(asked))
+    asked = _asked(EmbeddingsAsked, input=given, model=model, dimensions=dimensions, input_type=input_type)
+    return Call("POST", "/v1/embeddings", EmbeddingsAnswer, asked)
 
 
 def models() -> Call[ModelsAnswer]:
@@ -68,10 +77,12 @@ def collections() -> Call[wire.CollectionsAnswer]:
     return Call("GET", "/collections", wire.CollectionsAnswer)
 
 
-def create(collection: str, *, metric: Literal["cosine", "dot", "l2"] | None = None) -> Call[wire.CollectionAnswer]:
-    """Make a collection; one that is there already stays as it is."""
-    asked = wire.CollectionAsked(name=collection, metric=metric)
-    return Call("POST", "/collections", wire.CollectionAnswer, _asked(asked))
+def create(
+    collection: str, *, metric: Literal["cosine", "dot", "l2"] | None = None, language: str | None = None
+) -> Call[wire.CollectionAnswer]:
+    """Make a collection; one that is there already stays as it is, but for the language of its words."""
+    asked = _asked(wire.CollectionAsked, name=collection, metric=metric, language=language)
+    return Call("POST", "/collections", wire.CollectionAnswer, asked)
 
 
 def show(collection: str) -> Call[wire.CollectionAnswer]:
@@ -81,12 +92,20 @@ def show(collection: str) -> Call[wire.CollectionAnswer]:
 
 def protect(collection: str, *, protected: bool = True) -> Call[wire.CollectionAnswer]:
     """Have documents that exist refuse every change, or allow changes again."""
-    return Call("PATCH", _of(collection, ""), wire.CollectionAnswer, _asked(wire.CollectionChange(protected=protected)))
+    return Call("PATCH", _of(collection, ""), wire.CollectionAnswer, _asked(wire.CollectionChange, protected=protected))
 
 
-def count(collection: str) -> Call[wire.CountAnswer]:
-    """How many documents a collection has."""
-    return Call("GET", _of(collection, "/count"), wire.CountAnswer)
+def drop(collection: str, *, dry_run: bool = False, wait_s: float = 30) -> Call[wire.JobAnswer]:
+    """Delete a collection with all that is in it, as a job."""
+    asked = {"dry_run": "1" if dry_run else "0", "wait_s": str(wait_s)}
+    return Call("DELETE", _of(collection, ""), wire.JobAnswer, params=asked, again=False)
+
+
+def count(collection: str, where: Mapping[str, Any] | None = None) -> Call[wire.CountAnswer]:
+    """How many documents a collection has, or how many match."""
+    if where is None:
+        return Call("GET", _of(collection, "/count"), wire.CountAnswer)
+    return Call("POST", _of(collection, "/count"), wire.CountAnswer, _asked(wire.CountAsked, where=dict(where)))
 
 
 def upsert(
@@ -97,31 +116,31 @@ def upsert(
     space: str = "own",
 ) -> Call[wire.UpsertAnswer]:
     """Write documents (mappings with text, and optionally id and metadata) by their ids; answered when durable."""
-    listed = [wire.DocumentAsked.model_validate(each) for each in documents]
+    listed = [each if isinstance(each, wire.DocumentAsked) else dict(each) for each in documents]
     rows = None if vectors is None else [list(row) for row in vectors]
-    asked = wire.UpsertAsked(documents=listed, vectors=rows, space=space)
-    return Call("POST", _of(collection, "/documents"), wire.UpsertAnswer, _asked(asked))
+    asked = _asked(wire.UpsertAsked, documents=listed, vectors=rows, space=space)
+    return Call("POST", _of(collection, "/documents"), wire.UpsertAnswer, asked)
 
 
 def get(collection: str, ids: Sequence[str]) -> Call[wire.DocumentsAnswer]:
     """The documents of these ids, in that order."""
-    return Call("POST", _of(collection, "/documents/get"), wire.DocumentsAnswer, _asked(wire.GetAsked(ids=list(ids))))
+    return Call("POST", _of(collection, "/documents/get"), wire.DocumentsAnswer, _asked(wire.GetAsked, ids=list(ids)))
 
 
 def page(
     collection: str, *, limit: int = 100, after: str | None = None, where: Mapping[str, Any] | None = None
 ) -> Call[wire.DocumentsAnswer]:
     """Documents in the order of their ids; `next` of the answer is the `after` of the next page."""
-    asked = wire.ListAsked(limit=limit, after=after, where=_filter(where))
-    return Call("POST", _of(collection, "/documents/list"), wire.DocumentsAnswer, _asked(asked))
+    asked = _asked(wire.ListAsked, limit=limit, after=after, where=_filter(where))
+    return Call("POST", _of(collection, "/documents/list"), wire.DocumentsAnswer, asked)
 
 
 def delete(
     collection: str, ids: Sequence[str] | None = None, *, where: Mapping[str, Any] | None = None
 ) -> Call[wire.DeleteAnswer]:
     """Delete documents by their ids or by a filter."""
-    asked = wire.DeleteAsked(ids=None if ids is None else list(ids), where=_filter(where))
-    return Call("POST", _of(collection, "/documents/delete"), wire.DeleteAnswer, _asked(asked))
+    asked = _asked(wire.DeleteAsked, ids=None if ids is None else list(ids), where=_filter(where))
+    return Call("POST", _of(collection, "/documents/delete"), wire.DeleteAnswer, asked)
 
 
 def search(
@@ -141,10 +160,12 @@ def search(
     per_document: int = 1,
     diversity: float = 0.0,
     rerank: bool = True,
+    dense_weight: float | None = None,
 ) -> Call[wire.SearchAnswer]:
     """The best documents for a question in words, for a vector, or like a document, best first; `after` pages go on."""
     row = None if vector is None else list(vector)
-    asked = wire.SearchAsked(
+    asked = _asked(
+        wire.SearchAsked,
         query=query,
         vector=row,
         like=like,
@@ -159,8 +180,9 @@ def search(
         per_document=per_document,
         diversity=diversity,
         rerank=rerank,
+        dense_weight=dense_weight,
     )
-    return Call("POST", _of(collection, "/search"), wire.SearchAnswer, _asked(asked))
+    return Call("POST", _of(collection, "/search"), wire.SearchAnswer, asked)
 
 
 def import_lines(collection: str, lines: bytes) -> Call[wire.JobAnswer]:
@@ -170,6 +192,32 @@ def import_lines(collection: str, lines: bytes) -> Call[wire.JobAnswer]:
         _of(collection, "/imports"),
         wire.JobAnswer,
         lines,
+        content_type="application/x-ndjson",
+        again=False,
+    )
+
+
+def index_lines(
+    collection: str,
+    lines: bytes | Iterable[bytes] | AsyncIterable[bytes],
+    *,
+    root: str,
+    prune: bool = False,
+    metric: Literal["cosine", "dot", "l2"] | None = None,
+) -> Call[wire.JobAnswer]:
+    """Bring a collection in step with a source that the caller has read, as a job.
+
+    One JSON object a line: a document with `id`, `text`, `metadata` and `origin`, or `{"skip": [origin, reason,
+    detail]}` for an item that gave none. `root` names the source: what came from it before and is not among the lines
+    has vanished, and goes with `prune`.
+    """
+    params = {"root": root, "prune": "1" if prune else "0", **({} if metric is None else {"metric": metric})}
+    return Call(
+        "POST",
+        _of(collection, "/index"),
+        wire.JobAnswer,
+        lines,
+        params=params,
         content_type="application/x-ndjson",
         again=False,
     )
@@ -186,22 +234,28 @@ def purge(
     wait_s: float = 30,
 ) -> Call[wire.JobAnswer]:
     """Delete documents by age, by number or by a filter, as a job."""
-    asked = wire.PurgeAsked(
-        older_than_s=older_than_s, keep=keep, by=by, where=_filter(where), dry_run=dry_run, wait_s=wait_s
+    asked = _asked(
+        wire.PurgeAsked,
+        older_than_s=older_than_s,
+        keep=keep,
+        by=by,
+        where=_filter(where),
+        dry_run=dry_run,
+        wait_s=wait_s,
     )
-    return Call("POST", _of(collection, "/purge"), wire.JobAnswer, _asked(asked), again=False)
+    return Call("POST", _of(collection, "/purge"), wire.JobAnswer, asked, again=False)
 
 
 def compact(collection: str, *, dry_run: bool = False, wait_s: float = 30) -> Call[wire.JobAnswer]:
     """Rewrite vectors and words without what was deleted or replaced, as a job."""
-    asked = wire.CompactAsked(dry_run=dry_run, wait_s=wait_s)
-    return Call("POST", _of(collection, "/compact"), wire.JobAnswer, _asked(asked), again=False)
+    asked = _asked(wire.CompactAsked, dry_run=dry_run, wait_s=wait_s)
+    return Call("POST", _of(collection, "/compact"), wire.JobAnswer, asked, again=False)
 
 
 def backup(name: str, *, wait_s: float = 30) -> Call[wire.JobAnswer]:
     """Copy the bank into the server's folder of backups, as a job."""
-    asked = wire.BackupAsked(name=name, wait_s=wait_s)
-    return Call("POST", "/backup", wire.JobAnswer, _asked(asked), again=False)
+    asked = _asked(wire.BackupAsked, name=name, wait_s=wait_s)
+    return Call("POST", "/backup", wire.JobAnswer, asked, again=False)
 
 
 def jobs() -> Call[wire.JobsAnswer]:
@@ -224,29 +278,44 @@ def stats() -> Call[wire.StatsAnswer]:
     return Call("GET", "/stats", wire.StatsAnswer)
 
 
-def memory() -> Call[wire.MemoryAnswer]:
+def memory() -> Call[inspection.MemoryAnswer]:
     """Where the server's memory stands against its budget."""
-    return Call("GET", "/memory", wire.MemoryAnswer)
+    return Call("GET", "/memory", inspection.MemoryAnswer)
 
 
-def release() -> Call[wire.ReleaseAnswer]:
+def warm() -> Call[inspection.MemoryAnswer]:
+    """Have the server load its model now; where its memory stands then."""
+    return Call("POST", "/memory/warm", inspection.MemoryAnswer)
+
+
+def cache() -> Call[inspection.CacheAnswer]:
+    """What the server's caches hold, and how often they were right."""
+    return Call("GET", "/cache", inspection.CacheAnswer)
+
+
+def release() -> Call[inspection.ReleaseAnswer]:
     """Have the server give back all memory that can be earned again."""
-    return Call("POST", "/memory/release", wire.ReleaseAnswer)
+    return Call("POST", "/memory/release", inspection.ReleaseAnswer)
 
 
-def clear_cache() -> Call[wire.ReleaseAnswer]:
+def clear_cache() -> Call[inspection.ReleaseAnswer]:
     """Have the server empty its caches."""
-    return Call("POST", "/cache/clear", wire.ReleaseAnswer)
+    return Call("POST", "/cache/clear", inspection.ReleaseAnswer)
 
 
-def audit(*, limit: int = 100) -> Call[wire.AuditsAnswer]:
+def audit(*, limit: int = 100) -> Call[inspection.AuditsAnswer]:
     """The latest acts on record, the newest first."""
-    return Call("GET", "/audit", wire.AuditsAnswer, params={"limit": str(limit)})
+    return Call("GET", "/audit", inspection.AuditsAnswer, params={"limit": str(limit)})
 
 
-def health(*, deep: bool = False) -> Call[wire.HealthAnswer]:
+def health(*, deep: bool = False) -> Call[inspection.HealthAnswer]:
     """What the server says of its parts; `deep`: having really embedded, written and searched."""
-    return Call("GET", "/healthz", wire.HealthAnswer, params={"deep": "1" if deep else "0"})
+    return Call("GET", "/healthz", inspection.HealthAnswer, params={"deep": "1" if deep else "0"})
+
+
+def proof(nonce: str) -> Call[inspection.ProofAnswer]:
+    """What only the server knows to answer that announced itself in the bank; see `embank.client.local`."""
+    return Call("GET", "/proof", inspection.ProofAnswer, params={"nonce": nonce})
 
 
 def _filter(where: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -69,6 +69,7 @@ class Methods:
     create = Method(calls.create)
     show = Method(calls.show)
     protect = Method(calls.protect)
+    drop = Method(calls.drop)
     count = Method(calls.count)
     upsert = Method(calls.upsert)
     get = Method(calls.get)
@@ -76,6 +77,7 @@ class Methods:
     delete = Method(calls.delete)
     search = Method(calls.search)
     import_lines = Method(calls.import_lines)
+    index_lines = Method(calls.index_lines)
     purge = Method(calls.purge)
     compact = Method(calls.compact)
     backup = Method(calls.backup)
@@ -84,14 +86,20 @@ class Methods:
     cancel = Method(calls.cancel)
     stats = Method(calls.stats)
     memory = Method(calls.memory)
+    warm = Method(calls.warm)
+    cache = Method(calls.cache)
     release = Method(calls.release)
     clear_cache = Method(calls.clear_cache)
     audit = Method(calls.audit)
     health = Method(calls.health)
+    proof = Method(calls.proof)
 
 
 class Client(Methods):
-    """Blocks until there is an answer. Thread-safe. `sleep` is what waits between tries."""
+    """Blocks until there is an answer. Thread-safe. `sleep` is what waits between tries.
+
+    Without a `transport`, proxies that the environment names are used.
+    """
 
     def __init__(
         self,
@@ -100,12 +108,13 @@ class Client(Methods):
         key: str | None = None,
         retries: Retries | None = None,
         timeout_s: float = _TIMEOUT_S,
+        transport: httpx2.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
         self._retries = retries or Retries()
         self._sleep = sleep
-        self._http = httpx2.Client(headers=_headers(key), timeout=timeout_s)
+        self._http = httpx2.Client(headers=_headers(key), timeout=timeout_s, transport=transport)
 
     def send(self, call: Call[T]) -> T:
         """The answer to a call. Raises `ServiceError` and `ServiceUnreachable`."""
@@ -146,12 +155,13 @@ class AsyncClient(Methods):
         key: str | None = None,
         retries: Retries | None = None,
         timeout_s: float = _TIMEOUT_S,
+        transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.url = url.rstrip("/")
         self._retries = retries or Retries()
         self._sleep = sleep
-        self._http = httpx2.AsyncClient(headers=_headers(key), timeout=timeout_s)
+        self._http = httpx2.AsyncClient(headers=_headers(key), timeout=timeout_s, transport=transport)
 
     async def send(self, call: Call[T]) -> T:
         """See `Client.send`."""

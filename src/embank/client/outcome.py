@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from embank.client.calls import Call
 from embank.client.schemas import ErrorAnswer
-from embank.errors import ServiceError, ServiceUnreachable
+from embank.errors import EmbankError, InvalidInput, ServiceError, ServiceUnreachable
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -88,3 +88,26 @@ def _error(status: int, body: bytes) -> ServiceError:
     return ServiceError(
         told.message, status=status, code=told.code, param=told.param, request_id=told.request_id, facts=told.fields
     )
+
+
+def revived(error: ServiceError) -> EmbankError:
+    """The error that the server met, as if it had been met here; `error` itself where it is the service's own."""
+    code = str(error.fields.get("code") or "")
+    if code in _UNFIT:
+        return InvalidInput(error.message, **error.fields.get("facts") or {})
+    kind = next((kind for kind in _tree(EmbankError) if kind.code() == code), None)
+    if kind is None or issubclass(kind, ServiceError):
+        return error
+    made = kind.__new__(kind)  # some take other arguments than a message and the facts it names
+    EmbankError.__init__(made, error.message, **error.fields.get("facts") or {})
+    return made
+
+
+_UNFIT = frozenset({"invalid_request", "too_large", "too_many"})
+"""What a server calls a request that it can't take for what is in it."""
+
+
+def _tree(kind: type[EmbankError]) -> Iterator[type[EmbankError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _tree(below)

@@ -66,6 +66,8 @@ class CollectionAsked(Asked):
     name: StrictStr = Field(min_length=1, max_length=128, examples=["notes"])
     metric: Literal["cosine", "dot", "l2"] | None = None
     """What it compares vectors by, for good; cosine unless said."""
+    language: StrictStr | None = Field(default=None, max_length=32, examples=["english"])
+    """How its words are stemmed from now on: english at first, german …, none, trigrams."""
 
 
 class CollectionChange(Asked):
@@ -90,12 +92,23 @@ class CollectionAnswer(Answer):
     changed: float
     fingerprint: str | None = None
     dimension: int | None = None
+    model: str | None = None
+    slots: int = 0
+    """Vectors on the disk, those of passages that are gone included."""
+    generation: int = 0
+    role: str = ""
 
 
 class CollectionsAnswer(Answer):
     """All collections, by name."""
 
     collections: list[CollectionAnswer]
+
+
+class CountAsked(Asked):
+    """Documents to be counted."""
+
+    where: Where
 
 
 class CountAnswer(Answer):
@@ -141,16 +154,24 @@ class UpsertAsked(Asked):
 
 
 class UpsertAnswer(Answer):
-    """What was written, durably and visibly. `relabeled` had other metadata only; `ids` are in the order given."""
+    """What was written, durably and visibly. `relabeled` had other metadata only; `ids` are in the order given.
+
+    `skipped` counts reasons for what was left out, and `samples` are some of that: origin, reason, detail.
+    """
 
     ids: list[str]
+    seen: int = 0
     added: int
     updated: int
     relabeled: int
     unchanged: int
     duplicates: int
+    conflicts: int = 0
     chunks: int
+    commits: int = 0
     seconds: float
+    skipped: dict[str, int] = {}
+    samples: list[tuple[str, str, str]] = []
 
 
 class DocumentAnswer(Answer):
@@ -223,6 +244,7 @@ class SearchAsked(Asked):
     per_document: StrictInt = 1
     diversity: Number = 0.0
     rerank: StrictBool = True
+    dense_weight: Number | None = None
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"query": "what do rivers carry?", "k": 5, "where": {"year": {"$gte": 2020}}}]}
@@ -240,6 +262,7 @@ class HitAnswer(Answer):
     start: int
     end: int
     scores: dict[str, float] = {}
+    degraded: bool = False
     highlights: list[tuple[int, int]] = []
     before: str = ""
     after: str = ""
@@ -249,13 +272,15 @@ class HitAnswer(Answer):
 class SearchAnswer(Answer):
     """The best documents, best first. `degraded`: not all that there is was searched.
 
-    `after` is the cursor of the next page, where there may be one.
+    `after` is the cursor of the next page, where there may be one. `explained` is about the search as a whole, where
+    that was asked for.
     """
 
     hits: list[HitAnswer]
     after: str | None = None
     degraded: bool
     seconds: float
+    explained: dict[str, Any] | None = None
 
 
 # --- long work ------------------------------------------------------------------------------------------------------
@@ -296,7 +321,7 @@ class JobAnswer(Answer):
     """Long work: where it stands, and what came of it. `progress` and `result` have what the work has to tell."""
 
     id: str
-    kind: Literal["import", "purge", "compact", "backup"]
+    kind: Literal["import", "index", "purge", "compact", "drop", "backup"]
     collection: str | None
     state: JobState
     created: float
@@ -311,60 +336,3 @@ class JobsAnswer(Answer):
     """Jobs, the newest first."""
 
     jobs: list[JobAnswer]
-
-
-# --- the service itself ---------------------------------------------------------------------------------------------
-
-
-class MemoryAnswer(Answer):
-    """Where memory stands against the budget; more than these fields comes along."""
-
-    budget_bytes: int
-    real_bytes: int
-    managed_bytes: int
-    reserved_bytes: int
-    available_bytes: int
-    floor_bytes: int
-    pressure: float
-    rung: str | None
-    consumers: dict[str, int]
-
-    model_config = ConfigDict(extra="allow")
-
-
-class ReleaseAnswer(Answer):
-    """Bytes of memory given back, as measured."""
-
-    freed_bytes: int
-
-
-class CheckAnswer(Answer):
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    seconds: float
-    detail: str = ""
-
-
-class HealthAnswer(Answer):
-    """Whether the service does what it is there for; `reasons` say what is wrong."""
-
-    status: Literal["ok", "not ready", "failing"]
-    reasons: list[str] = []
-    checks: list[CheckAnswer] = []
-
-
-class AuditAnswer(Answer):
-    """One act on record."""
-
-    at: float
-    act: str
-    collection: str | None
-    detail: dict[str, Any]
-
-
-class AuditsAnswer(Answer):
-    """Acts on record, the newest first."""
-
-    acts: list[AuditAnswer]

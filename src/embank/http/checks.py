@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embank.client.schemas import CheckAnswer
+from embank.client.inspection import CheckAnswer
 from embank.errors import EmbankError
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ in the server's log, under the request's id.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +101,7 @@ def told(error: BaseException, request_id: str | None) -> tuple[int, ErrorAnswer
     """Status, body and further headers of the answer that tells of `error`."""
     if isinstance(error, EmbankError):
         status = status_of(error)
-        body = _body(status, error.message, code=_snake(type(error).__name__), fields=_plain(error.fields))
+        body = _body(status, error.message, code=error.code(), fields=_plain(error.fields))
     elif isinstance(error, Refusal):
         status, body = (
             error.status_code,
@@ -151,10 +150,6 @@ def _body(
 ) -> ErrorBody:
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return ErrorBody(message=message, type=kind, code=code, param=param, fields=dict(fields or {}))
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 While a bank has no keys, whoever can reach the loopback address may do everything, except web pages of elsewhere: a
 request must name the machine itself in its Host header and, where a browser tells it, in Origin, so that neither a
 foreign page nor a foreign name that was made to point here gets in. As soon as there is a key, a key is needed.
+Commands of the server's own user on this machine show the secret of its start instead (`embank.client.local`).
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
+from embank.client.local import is_token
 from embank.client.schemas import Scope
 from embank.errors import InvalidInput
 from embank.events.kinds import KeysChanged
 from embank.http.errors import Refusal
 from embank.http.keys import Key, KeyBook, changes
+from embank.store.audit import acting
 
 if TYPE_CHECKING:
     from embank.http.service import Service
     from embank.http.settings import Settings
+
+COMMAND = Key("command", "commands of the server's own user on this machine", "admin", sha256="", created=0.0)
+"""What stands for the key of a request that showed the secret of the server's start."""
 
 Needs = Scope | Literal["nothing"]
 _MARK = "x-embank-scope"
@@ -44,7 +50,10 @@ class ScopedRoute(APIRoute):
         return scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, which begins with the check and ends, where an admin did something, with an entry on record."""
+        """The handler, which begins with the check and ends, where an admin did something, with an entry on record.
+
+        What is done to the bank meanwhile, also by a job that it starts, is on record as done for the key.
+        """
         handle = super().get_route_handler()
         scope, route = self.scope, self.path_format
 
@@ -53,11 +62,11 @@ class ScopedRoute(APIRoute):
             service: Service = request.app.state.service
             key = None if scope == "nothing" else service.guard.check(request, scope)
             request.state.key = key
-            response = await handle(request)
-            if scope == "admin" and request.method != "GET" and response.status_code < 400:
-                detail = {"request": f"{request.method} {request.url.path}", "request_id": request.state.request_id}
-                by = "loopback" if key is None else key.id
-                await run_in_threadpool(service.on_record, "admin", **detail, key=by)
+            with acting(**_actor(key), request_id=request.state.request_id):
+                response = await handle(request)
+                if scope == "admin" and request.method != "GET" and response.status_code < 400:
+                    asked = f"{request.method} {request.url.path}"
+                    await run_in_threadpool(service.on_record, "admin", request=asked)
             return response
 
         return checked
@@ -66,8 +75,9 @@ class ScopedRoute(APIRoute):
 class Guard:
     """Checks requests against the keys of a bank."""
 
-    def __init__(self, book: KeyBook, settings: Settings) -> None:
+    def __init__(self, book: KeyBook, settings: Settings, *, secret: str) -> None:
         self._book = book
+        self._secret = secret
         self._hosts = {"localhost", settings.host.lower(), *(host.lower() for host in settings.hosts)}
         self._is_local = is_loopback(settings.host)
         self._known = book.in_force()
@@ -81,10 +91,12 @@ class Guard:
         in_force = self._book.in_force()
         if in_force != self._known:
             self._changed(request, in_force)
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if is_token(token.strip(), self._secret) and request.client is not None and is_loopback(request.client.host):
+            return COMMAND
         if not in_force and self._is_local:
             self._check_place(request)
             return None
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise Refusal(401, "key_missing", "an API key is needed: send it as `Authorization: Bearer emb_…`")
         key = self._book.find(token.strip())
@@ -132,6 +144,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _actor(key: Key | None) -> dict[str, str]:
+    return {"key": "loopback"} if key is None else {"key": key.id, "name": key.name}
 
 
 def _hostname(url: str) -> str:

@@ -45,6 +45,7 @@ class BankServer(Server):
         book = KeyBook(bank.path)
         check_place(settings, book)
         self._bank = bank
+        self._certificate = settings.tls_cert
         self._on_ready = on_ready
         self._socket = _bound(settings)
         self.endpoint = _endpoint(settings, self._socket)
@@ -71,20 +72,23 @@ class BankServer(Server):
         )
 
     def serve_until_stopped(self) -> None:
-        """Serve. The bank's lock names the address meanwhile, so that commands find it."""
-        store = self._bank.engine.store
-        if store.lock is not None:
-            store.lock.announce(self.endpoint)
+        """Serve. The bank names the address meanwhile, so that commands find it."""
         self.run(sockets=[self._socket])
 
     def stop(self) -> None:
         """Begin to end, as SIGTERM does. From any thread."""
+        lock = self._bank.engine.store.lock
+        if lock is not None:
+            lock.withdraw()
         self.service.drain()
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            lock = self._bank.engine.store.lock
+            if lock is not None:
+                lock.announce(self.endpoint, secret=self.service.secret, certificate=self._certificate)
             self.service.stream.publish(ServiceStarted(endpoint=self.endpoint, keys=self.service.guard.keys))
             if self._on_ready is not None:
                 self._on_ready(self.endpoint)

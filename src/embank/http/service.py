@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from embank.bank import Bank, LocalCollection
+from embank.client.local import new_secret
 from embank.errors import CollectionNotFound, EmbankError
 from embank.events.kinds import RequestAnswered, ServiceDraining
 from embank.events.metrics import Metrics
@@ -47,7 +48,8 @@ class Service:
         self.jobs = Jobs(self._job_workers, kept=self.settings.jobs_kept, stream=self.stream, clock=self.clock)
         self.admission = Admission(self.governor, clock=self.clock)
         self.embedding = Embedding(engine, self.workers, self.settings)
-        self.guard = Guard(KeyBook(bank.path), self.settings)
+        self.secret = new_secret()
+        self.guard = Guard(KeyBook(bank.path), self.settings, secret=self.secret)
         self.requests = 0
         self.listeners = 0
         self.draining = False

@@ -12,6 +12,7 @@ from embank.client.schemas import (
     CollectionChange,
     CollectionsAnswer,
     CountAnswer,
+    CountAsked,
     StatsAnswer,
 )
 from embank.http.security import ScopedRoute, needs
@@ -34,11 +35,11 @@ async def every(request: Request) -> CollectionsAnswer:
 
 @router.post("/collections", status_code=201, openapi_extra=needs("write"))
 async def create(request: Request, asked: CollectionAsked) -> CollectionAnswer:
-    """Make a collection; one that is there already stays as it is, and must have the same metric."""
+    """Make a collection; one that is there already must have the same metric, and takes another language over."""
     service: Service = request.app.state.service
 
     def make() -> CollectionInfo:
-        service.bank.collection(asked.name, metric=asked.metric)
+        service.bank.collection(asked.name, metric=asked.metric, language=asked.language)
         store = service.bank.engine.store
         return store.collection(asked.name).ensure(dtype=service.bank.config.section("store").dtype)
 
@@ -69,6 +70,13 @@ async def count(request: Request, name: Name) -> CountAnswer:
     """How many documents a collection has."""
     service: Service = request.app.state.service
     return CountAnswer(count=(await service.workers.run(_info, service, name)).documents)
+
+
+@router.post("/collections/{name}/count", openapi_extra=needs("read"))
+async def count_matching(request: Request, name: Name, asked: CountAsked) -> CountAnswer:
+    """How many documents of a collection match."""
+    service: Service = request.app.state.service
+    return CountAnswer(count=await service.workers.run(lambda: service.collection(name).count(asked.where)))
 
 
 @router.get("/stats", openapi_extra=needs("read"))

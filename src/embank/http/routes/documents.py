@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Query, Request, Response
 
 from embank.client.schemas import (
     DeleteAnswer,
@@ -23,20 +20,29 @@ from embank.client.schemas import (
     UpsertAnswer,
     UpsertAsked,
 )
-from embank.errors import InvalidInput
 from embank.given import document
 from embank.http.errors import Refusal
 from embank.http.intake import Intake
-from embank.http.jobs import Tell
+from embank.http.jobs import Tell, Work
+from embank.http.lines import Lines, SentSource
 from embank.http.routes.collections import Name
 from embank.http.security import ScopedRoute, needs
 from embank.http.service import Service
 from embank.records import Document
+from embank.store.metric import Metric
 from embank.store.protocol import StoredDocument
 
 router = APIRouter(prefix="/collections/{name}", tags=["documents"], route_class=ScopedRoute)
 
-_LINE_BYTES = 16 << 20
+_LINES: dict[str, Any] = {
+    **needs("write"),
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string"}, "example": '{"id": "a1", "text": "Silt."}\n'}
+        },
+    },
+}
 
 
 @router.post("/documents", openapi_extra=needs("write"))
@@ -60,16 +66,8 @@ async def upsert(request: Request, name: Name, asked: UpsertAsked) -> UpsertAnsw
         listed = [_document(each) for each in asked.documents]
         collection = service.bank.collection(name)
         report = collection.add(listed, vectors=asked.vectors, space=asked.space)
-        return UpsertAnswer(
-            ids=[each.id for each in listed],
-            added=report.added,
-            updated=report.updated,
-            relabeled=report.relabeled,
-            unchanged=report.unchanged,
-            duplicates=report.duplicates,
-            chunks=report.chunks,
-            seconds=report.seconds,
-        )
+        told = {**report.as_dict(), "ids": [each.id for each in listed]}
+        return UpsertAnswer.model_validate(told)
 
     return await service.workers.run(write)
 
@@ -101,42 +99,37 @@ async def delete(request: Request, name: Name, asked: DeleteAsked) -> DeleteAnsw
     return DeleteAnswer(deleted=gone)
 
 
-@router.post(
-    "/imports",
-    status_code=202,
-    openapi_extra={
-        **needs("write"),
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/x-ndjson": {"schema": {"type": "string"}, "example": '{"id": "a1", "text": "Silt."}\n'}
-            },
-        },
-    },
-)
+@router.post("/imports", status_code=202, openapi_extra=_LINES)
 async def import_(request: Request, response: Response, name: Name) -> JobAnswer:
     """Write any number of documents, one JSON object a line, as a job: the answer comes when all lines are here.
 
     Lines are written in groups. At the first that is no document the job fails and names it; what was committed stays.
     """
     service: Service = request.app.state.service
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-ndjson":
-        raise Refusal(415, "wrong_content_type", "send one JSON object a line as application/x-ndjson")
-    intake: Intake = request.state.intake
-    intake.streams(service.settings.import_limit.resolve(1 << 40))
-    # Beside the bank's own files, so that it is on a disk with room, and unnamed, so that no crash leaves it behind.
-    lines: Any = await service.workers.run(partial(tempfile.TemporaryFile, dir=service.bank.path))
-    try:
-        async for piece in request.stream():
-            await service.workers.run(lines.write, piece)
-        work = partial(_import, service, name, lines, intake.received_bytes)
-        id_ = service.jobs.start("import", name, work, at_end=lines.close)
-    except BaseException:
-        lines.close()
-        raise
-    response.headers["location"] = f"/jobs/{id_}"
-    return service.jobs.get(id_)
+    lines = await _received(request)
+    work = partial(_import, service, name, lines)
+    return _begun(service, response, name, "import", work, lines=lines)
+
+
+@router.post("/index", status_code=202, openapi_extra=_LINES)
+async def index(
+    request: Request,
+    response: Response,
+    name: Name,
+    *,
+    root: Annotated[str, Query(min_length=1, max_length=4_096)],
+    prune: Annotated[bool, Query()] = False,
+    metric: Annotated[Metric | None, Query()] = None,
+) -> JobAnswer:
+    """Bring a collection in step with a source that the caller has read, as a job; `embank index` sends this.
+
+    A line is a document with `id`, `text`, `metadata` and `origin`, or `{"skip": [origin, reason, detail]}`. What came
+    from `root` before and is not among the lines has vanished: it stays and is counted, unless `prune`.
+    """
+    service: Service = request.app.state.service
+    lines = await _received(request)
+    work = partial(_index, service, name, lines, root, prune=prune, metric=metric)
+    return _begun(service, response, name, "index", work, lines=lines)
 
 
 @router.get("/documents/{id:path}", openapi_extra=needs("read"))
@@ -147,31 +140,61 @@ async def get_one(request: Request, name: Name, id: str) -> DocumentAnswer:  # n
     return _answer(found[0])
 
 
-def _import(service: Service, name: str, lines: BinaryIO, size: int, tell: Tell) -> Mapping[str, Any]:
+async def _received(request: Request) -> Lines:
+    """All lines of the body, in a file."""
+    service: Service = request.app.state.service
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-ndjson":
+        raise Refusal(415, "wrong_content_type", "send one JSON object a line as application/x-ndjson")
+    intake: Intake = request.state.intake
+    intake.streams(service.settings.import_limit.resolve(1 << 40))
+    lines = await service.workers.run(Lines, service.bank.path)
+    try:
+        async for piece in request.stream():
+            await service.workers.run(lines.write, piece)
+    except BaseException:
+        lines.close()
+        raise
+    return lines
+
+
+def _begun(
+    service: Service,
+    response: Response,
+    name: str,
+    work: Work,
+    do: Callable[[Tell], Mapping[str, Any]],
+    *,
+    lines: Lines,
+) -> JobAnswer:
+    try:
+        id_ = service.jobs.start(work, name, do, at_end=lines.close)
+    except BaseException:
+        lines.close()
+        raise
+    response.headers["location"] = f"/jobs/{id_}"
+    return service.jobs.get(id_)
+
+
+def _import(service: Service, name: str, lines: Lines, tell: Tell) -> Mapping[str, Any]:
     """The work of an import's job."""
-    lines.seek(0)
     report = service.bank.collection(name).add(
-        _documents(lines),
-        on_progress=lambda live: tell({"documents": live.seen, "bytes": lines.tell(), "bytes_total": size}),
+        (_document(line.read_as(DocumentAsked)) for line in lines),
+        on_progress=lambda live: tell(
+            {"documents": live.seen, "bytes": lines.bytes_done, "bytes_total": lines.bytes_total}
+        ),
     )
     return report.as_dict()
 
 
-def _documents(lines: BinaryIO) -> Iterator[Document]:
-    number = 0
-    while line := lines.readline(_LINE_BYTES + 1):
-        number += 1
-        if len(line) > _LINE_BYTES:
-            raise InvalidInput(f"line {number} has more than {_LINE_BYTES} bytes", line=number)
-        if line.strip():
-            try:
-                yield _document(DocumentAsked.model_validate(json.loads(line)))
-            except ValidationError as error:
-                first = error.errors()[0]
-                place = ".".join(map(str, first["loc"]))
-                raise InvalidInput(f"line {number} is no document: {place} {first['msg']}", line=number) from error
-            except (ValueError, RecursionError) as error:
-                raise InvalidInput(f"line {number} is no JSON: {error}", line=number) from error
+def _index(
+    service: Service, name: str, lines: Lines, root: str, tell: Tell, *, prune: bool, metric: str | None
+) -> Mapping[str, Any]:
+    """The work of an index's job, whose progress is the report as it is."""
+    report = service.bank.collection(name, metric=metric).index(
+        lambda on_skip: SentSource(root, lines, on_skip), prune=prune, on_progress=lambda live: tell(live.as_dict())
+    )
+    return report.as_dict()
 
 
 def _document(asked: DocumentAsked) -> Document:

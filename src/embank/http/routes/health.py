@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from embank.client.schemas import HealthAnswer
+from embank.client.inspection import HealthAnswer, ProofAnswer
+from embank.client.local import proof
 from embank.events.metrics import CONTENT_TYPE
 from embank.http.checks import deep_checks, reasons, shallow_checks
 from embank.http.figures import figures
@@ -31,6 +32,18 @@ async def readyz(request: Request, response: Response) -> HealthAnswer:
     why = reasons(service)
     response.status_code = 503 if why else 200
     return HealthAnswer(status="not ready" if why else "ok", reasons=why)
+
+
+@router.get("/proof", openapi_extra=needs("nothing"))
+async def prove(
+    request: Request, nonce: Annotated[str, Query(min_length=32, max_length=64, pattern="^[0-9a-f]+$")]
+) -> ProofAnswer:
+    """Prove to a command on this machine that this is the server that announced itself in the bank.
+
+    The answer follows from the nonce and a secret that stands in the bank's folder: no key is asked for, or told.
+    """
+    service: Service = request.app.state.service
+    return ProofAnswer(proof=proof(service.secret, nonce))
 
 
 @router.get("/healthz", responses=_FAILING, openapi_extra=needs("read"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
@@ -12,6 +13,7 @@ from embank.client.schemas import HitAnswer, SearchAnswer, SearchAsked
 from embank.http.routes.collections import Name
 from embank.http.security import ScopedRoute, needs
 from embank.http.service import Service
+from embank.records import Hit
 from embank.search.pages import MAX_DEPTH, Page
 from embank.search.query import Options
 
@@ -39,6 +41,7 @@ async def searched(service: Service, name: str, asked: SearchAsked) -> bytes:
             "after": page.after,
             "degraded": any(hit.degraded for hit in page.hits),
             "seconds": service.clock.monotonic() - started_s,
+            "explained": page.explained,
         }
         return to_json(answer)
 
@@ -55,12 +58,14 @@ def found(collection: LocalCollection, asked: SearchAsked) -> Page:
         "per_document": asked.per_document,
         "diversity": asked.diversity,
         "rerank": asked.rerank,
+        "dense_weight": asked.dense_weight,
     }
-    if asked.after is None and asked.like is None and (asked.per_document != 1 or asked.k > MAX_DEPTH):
-        hits = collection.search(
-            asked.query, vector=asked.vector, k=asked.k, where=asked.where, mode=asked.mode, **options
-        )
-        return Page(hits, None)
+    if asked.after is None and (asked.per_document != 1 or asked.k > MAX_DEPTH):
+        plain: dict[str, Any] = {"k": asked.k, "where": asked.where, "mode": asked.mode, **options}
+        if asked.like is None:
+            return _alone(collection.search(asked.query, vector=asked.vector, **plain))
+        if asked.query is None and asked.vector is None:
+            return _alone(collection.like(asked.like, **plain))
     return collection.search_page(
         asked.query,
         vector=asked.vector,
@@ -71,3 +76,8 @@ def found(collection: LocalCollection, asked: SearchAsked) -> Page:
         mode=asked.mode,
         **options,
     )
+
+
+def _alone(hits: list[Hit]) -> Page:
+    """An answer with no page behind it."""
+    return Page(hits, None, dict(hits[0].explained or {}).get("search") if hits else None)

@@ -1,4 +1,4 @@
-"""Upkeep: purge, compact, backup, memory given back, the record of acts. What may take long is a job.
+"""Upkeep: purge, compact, drop, backup, memory given back, the record of acts. What may take long is a job.
 
 The answer of a job's route is the job: 200 when it is over, 202 when it goes on beyond the time that was to be waited.
 """
@@ -6,21 +6,14 @@ The answer of a job's route is the job: 200 when it is over, 202 when it goes on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from embank.client.schemas import (
-    AuditAnswer,
-    AuditsAnswer,
-    BackupAsked,
-    CompactAsked,
-    JobAnswer,
-    MemoryAnswer,
-    PurgeAsked,
-    ReleaseAnswer,
-)
-from embank.http.jobs import Tell, Work
+from embank.client.inspection import AuditAnswer, AuditsAnswer, CacheAnswer, MemoryAnswer, ReleaseAnswer
+from embank.client.schemas import MOST_WAIT_S, BackupAsked, CompactAsked, JobAnswer, PurgeAsked
+from embank.http.jobs import Cancelled, Tell, Work
 from embank.http.routes.collections import Name
 from embank.http.security import ScopedRoute, needs
 from embank.http.service import Service
@@ -57,11 +50,33 @@ async def compact(request: Request, response: Response, name: Name, asked: Compa
     def work(tell: Tell) -> Mapping[str, Any]:
         report = service.collection(name).compact(
             dry_run=asked.dry_run,
-            on_progress=lambda live: tell({"passages": live.copied, "passages_total": live.passages}),
+            on_progress=lambda live: tell(live.as_dict()),
         )
         return report.as_dict()
 
     return await _job(service, response, "compact", name, work, wait_s=float(asked.wait_s))
+
+
+@router.delete("/collections/{name}", responses=_JOB, openapi_extra=needs("admin"))
+async def drop(
+    request: Request,
+    response: Response,
+    name: Name,
+    *,
+    dry_run: bool = False,
+    wait_s: Annotated[float, Query(ge=0, le=MOST_WAIT_S, allow_inf_nan=False)] = 30,
+) -> JobAnswer:
+    """Delete a collection with all that is in it; with `dry_run` only tell what would go. Once begun it ends."""
+    service: Service = request.app.state.service
+
+    def work(tell: Tell) -> Mapping[str, Any]:
+        def told(fraction: float, step: str) -> None:
+            with suppress(Cancelled):  # who cancels it would be told that it was, and the collection is gone
+                tell({"fraction": fraction, "step": step})
+
+        return service.bank.drop(name, dry_run=dry_run, on_progress=told).as_dict()
+
+    return await _job(service, response, "drop", name, work, wait_s=wait_s)
 
 
 @router.post("/backup", responses=_JOB, openapi_extra=needs("admin"))
@@ -85,6 +100,23 @@ async def memory(request: Request) -> MemoryAnswer:
     service: Service = request.app.state.service
     snapshot = await service.workers.run(service.bank.memory)
     return MemoryAnswer.model_validate(snapshot.as_dict())
+
+
+@router.post("/memory/warm", openapi_extra=needs("admin"))
+async def warm(request: Request) -> MemoryAnswer:
+    """Load the model now, where it is not loaded; where memory stands then."""
+    service: Service = request.app.state.service
+    await service.workers.run(service.bank.warm)
+    snapshot = await service.workers.run(service.bank.memory)
+    return MemoryAnswer.model_validate(snapshot.as_dict())
+
+
+@router.get("/cache", openapi_extra=needs("read"))
+async def cache(request: Request) -> CacheAnswer:
+    """What the caches hold, and how often they were right."""
+    service: Service = request.app.state.service
+    snapshot = await service.workers.run(service.bank.cache)
+    return CacheAnswer.model_validate(snapshot.as_dict())
 
 
 @router.post("/memory/release", openapi_extra=needs("admin"))
