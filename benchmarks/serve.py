@@ -120,16 +120,16 @@ def compared(name: str, peer: str, ours: Arm, theirs: Arm) -> Figures:
     """The ratios of one server to another: of each number of clients the less favourable."""
     figures: Figures = {}
 
-    def put(key: str, of: Callable[[Arm, int], list[float]], worst: Callable[..., float]) -> None:
+    def put(key: str, of: Callable[[Arm, int], list[float]], worst: Callable[..., int]) -> None:
         ratios = {
             clients: [own / other for own, other in zip(of(ours, clients), of(theirs, clients), strict=True)]
             for clients in CLIENTS
         }
         for clients, each in ratios.items():
             figures[f"{key}_{clients}"] = statistics.median(each)
-        clients = worst(CLIENTS, key=lambda clients: figures[f"{key}_{clients}"])
-        figures[key] = figures[f"{key}_{clients}"]
-        figures[f"{key}_low"], figures[f"{key}_high"] = interval(ratios[int(clients)])
+        decides: int = worst(CLIENTS, key=lambda clients: figures[f"{key}_{clients}"])
+        figures[key] = figures[f"{key}_{decides}"]
+        figures[f"{key}_low"], figures[f"{key}_high"] = interval(ratios[decides])
 
     put(f"{name}_ratio_vs_{peer}", lambda arm, clients: [turn.rate for turn in arm.turns[clients]], min)
     put(f"{name}_p99_ratio_vs_{peer}", lambda arm, clients: [turn.p99_ms for turn in arm.turns[clients]], max)
