@@ -19,7 +19,6 @@ import argparse
 import json
 import mmap
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import corpora
-from benchmarks.report import Mark, publish
+from benchmarks.report import Mark, interval, publish
 from embank.embed import models
 from embank.events.kinds import TextsEmbedded
 from embank.events.stream import Stream
@@ -134,7 +133,7 @@ def throughput(pairs: int) -> tuple[Figures, dict[str, Any]]:
             for kind, each in ratios.items():
                 name = f"{kind}_ratio_{flag}"
                 figures[name] = statistics.median(each)
-                figures[f"{name}_lower"], figures[f"{name}_upper"] = _interval(each)
+                figures[f"{name}_lower"], figures[f"{name}_upper"] = interval(each)
             detail[f"ratios_{flag}"] = ratios
     return figures, detail
 
@@ -148,13 +147,6 @@ def _took(texts: list[str], key: str, *, on: bool) -> tuple[float, float]:
         for start in range(0, len(texts), TEXTS_A_CALL):
             model.embed(texts[start : start + TEXTS_A_CALL])
         return time.perf_counter() - began, time.process_time() - worked
-
-
-def _interval(ratios: list[float], *, draws: int = 10_000, seed: int = 7) -> tuple[float, float]:
-    """The 95 % interval of the median: one pair that a neighbour disturbed must not decide."""
-    chosen = random.Random(seed)
-    medians = sorted(statistics.median(chosen.choices(ratios, k=len(ratios))) for _ in range(draws))
-    return medians[draws // 40], medians[-draws // 40]
 
 
 PARTS: dict[str, Callable[[int], tuple[Figures, dict[str, Any]]]] = {

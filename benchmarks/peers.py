@@ -12,7 +12,7 @@ ROOM = Path(__file__).parents[1] / ".build" / "peers"
 
 PACKAGES = {
     "fastembed": ("fastembed==0.9.1",),
-    "infinity": ("torch==2.13.0", "infinity-emb[torch]==0.0.78"),
+    "infinity": ("torch==2.13.0", "infinity-emb[torch,server]==0.0.78"),
 }
 """Engines: what embeds."""
 
@@ -22,6 +22,11 @@ PIPELINES = {
     "sentence-transformers-chroma": ("torch==2.13.0", "sentence-transformers==6.2.0", "chromadb==1.5.9"),
 }
 """Whole pipelines: what embeds, with what keeps and searches the vectors."""
+
+SERVERS = {
+    "fastembed-server": ("fastembed==0.9.1", "fastapi==0.165.0", "uvicorn[standard]==0.54.0", "orjson==3.13.0"),
+}
+"""What embeds over HTTP, beside Infinity, which brings its own server."""
 
 INDEXES = {
     "chroma": ("chromadb==1.5.9",),
@@ -42,7 +47,9 @@ def python_of(peer: str) -> Path | None:
     shutil.rmtree(home, ignore_errors=True)
     venv.create(home, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, *(PACKAGES | PIPELINES | INDEXES)[peer]], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*pip, *(PACKAGES | PIPELINES | INDEXES | SERVERS)[peer]], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         print(f"{peer} can't be installed: {done.stderr.strip()[-300:]}", file=sys.stderr)
         shutil.rmtree(home)

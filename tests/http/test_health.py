@@ -8,15 +8,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from tests.http.serving import serving
 
-from embank.errors import ModelNotFound
+from embank.bank import Bank
+from embank.errors import ModelError, ModelNotFound
 from embank.testing.fakes import HashModel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from tests.http.serving import Served
 
     from embank.embed.model import Kind, Vectors
@@ -73,6 +74,21 @@ def test_a_service_that_can_not_embed_says_so(tmp_path: Path) -> None:
         assert served.http.get("/healthz").status_code == 200
         embedding = served.http.post("/v1/embeddings", json={"model": "hash", "input": "x"})
         assert (embedding.status_code, embedding.json()["error"]["code"]) == (503, "model_not_found")
+
+
+@pytest.mark.parametrize(("warm", "status"), [(True, 503), (False, 200)])
+def test_it_is_ready_without_its_model_where_that_is_left_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, warm: bool, status: int
+) -> None:
+    def warm_up(_: Bank) -> None:
+        raise ModelError("the weights are not there")
+
+    monkeypatch.setattr(Bank, "warm", warm_up)
+    with serving(tmp_path / "a.bank", warm=warm) as served:
+        until = time.monotonic() + 30
+        while "not loaded yet" in (answer := served.http.get("/readyz")).text and time.monotonic() < until:
+            time.sleep(0.01)
+        assert (answer.status_code, "the weights are not there" in answer.text) == (status, warm)
 
 
 def test_a_service_whose_disk_is_full_says_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from embank.bank import Bank
 from embank.client.schemas import ErrorAnswer
 from embank.errors import EmbankError
 from embank.http.errors import encoded, told, unfit
+from embank.http.express import Express
 from embank.http.gate import Gate
 from embank.http.routes import collections, documents, events, health, jobs, openai, searching, upkeep
 from embank.http.service import Service
@@ -34,7 +35,9 @@ def make_app(bank: Bank) -> Gate:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         warming = asyncio.get_running_loop().run_in_executor(None, service.warm)
+        folding = asyncio.create_task(service.keep_folding())
         yield
+        folding.cancel()
         await warming
         await service.close()
 
@@ -58,7 +61,7 @@ def make_app(bank: Bank) -> Gate:
     app.add_exception_handler(EmbankError, _told)
     app.add_exception_handler(Exception, _told)  # raised on to the gate all the same, which logs it
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # the way that FastAPI names
-    return Gate(app, service)
+    return Gate(Express(app, service), service)
 
 
 async def _told(request: Request, error: Exception) -> Response:

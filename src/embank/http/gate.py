@@ -96,7 +96,6 @@ class _Passage:
             async with asyncio.timeout(self._wait_s) as self._deadline:
                 await self._app(self._scope, self._intake.receive, self._send)
         except TimeoutError:
-            self._deadline = None
             await self._refuse(
                 Refusal(504, "too_slow", f"there was no answer within {self._wait_s:g} s; what was begun may go on")
             )
@@ -131,6 +130,7 @@ class _Passage:
         self._answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     async def _refuse(self, error: BaseException) -> None:
+        self._deadline = None  # it is over
         if self._status:
             if not self._answered and not self._intake.gone:
                 raise error  # too late to say anything: the connection ends in the middle, so that nobody is deceived

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from embank.bank import Bank, LocalCollection
 from embank.client.local import new_secret
 from embank.errors import CollectionNotFound, EmbankError
-from embank.events.kinds import Event, RequestAnswered, ServiceDraining
+from embank.events.kinds import RequestAnswered, ServiceDraining
 from embank.events.metrics import Metrics
 from embank.http.admission import Admission
 from embank.http.embedding import Embedding
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from embank.http.telemetry.sending import Telemetry
 
 _log = get_logger(__name__)
+
+_FOLD_S = 0.25
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -60,7 +62,7 @@ class Service:
         self.warmed = False
         """Whether loading it has come to an end, whichever."""
         self._later: set[asyncio.Task[object]] = set()
-        self._folding = self.stream.subscribe(self._fold, capacity=10_000)
+        self._folding = self.stream.subscribe(capacity=10_000)  # pulled: a callback's thread would wake at each event
         self._telemetry = self._sending()
 
     @property
@@ -99,9 +101,10 @@ class Service:
         task.add_done_callback(self._later.discard)
 
     def warm(self) -> None:
-        """Load the model; how that went is in `model_error`. Blocks."""
+        """Load the model, where it is not left for later; how that went is in `model_error`. Blocks."""
         try:
-            self.bank.warm()
+            if self.settings.warm:
+                self.bank.warm()
         except EmbankError as error:
             self.model_error = error.message
             _log.warning("the model can't be used: %s", error)
@@ -141,6 +144,14 @@ class Service:
             clock=self.clock,
         )
 
-    def _fold(self, event: Event) -> None:
-        if not isinstance(event, RequestAnswered):  # those are counted at their source
-            self.metrics.observe(event)
+    def fold(self) -> None:
+        """Take what happened since the last time into the figures."""
+        for event in self._folding.drain():
+            if not isinstance(event, RequestAnswered):  # those are counted at their source
+                self.metrics.observe(event)
+
+    async def keep_folding(self) -> None:
+        """Do so often enough that no event is lost, until it is cancelled."""
+        while True:
+            await asyncio.sleep(_FOLD_S)
+            self.fold()

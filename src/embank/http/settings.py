@@ -27,6 +27,10 @@ class Settings(Section):
     model_names: tuple[str, ...] = Field(
         default=(), description="further names that /v1/embeddings knows the model by, such as text-embedding-3-small"
     )
+    warm: bool = Field(
+        default=True,
+        description="load the model at the start; else with the first text, where vectors are the callers'",
+    )
     backups: Path | None = Field(default=None, description="where backups go; by default BANK-backups beside the bank")
 
     body_limit: Size = Field(default=Size("16MB"), description="bytes a request's body may have")

@@ -30,16 +30,32 @@ class Workers:
         Who stops waiting for it does not stop it: its place is taken until it ends. What had not begun does not begin.
         """
         self.check()
-        self.busy += 1
-        context = contextvars.copy_context()
-        try:
-            future = self._pool.submit(context.run, partial(work, *args, **options))
-        except BaseException:
-            self.busy -= 1
-            raise
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _tell(loop, self._ended))
-        return await asyncio.wrap_future(future)
+        answer: asyncio.Future[_T] = loop.create_future()
+        context = contextvars.copy_context()
+        begun = self._pool.submit(self._work, loop, answer, partial(context.run, partial(work, *args, **options)))
+        self.busy += 1
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if begun.cancel():
+                self.busy -= 1
+            raise
+
+    def _work(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[_T], work: Callable[[], _T]) -> None:
+        """Do it in a thread, and wake the loop once: waking costs more than many an answer."""
+        tell: Callable[[], None]
+        try:
+            tell = partial(answer.set_result, work())
+        except BaseException as error:  # noqa: BLE001 -- whoever waits for the answer is told
+            tell = partial(answer.set_exception, error)
+        if not loop.is_closed():  # else nobody counts any more
+            loop.call_soon_threadsafe(self._ended, answer, tell)
+
+    def _ended(self, answer: asyncio.Future[_T], tell: Callable[[], None]) -> None:
+        self.busy -= 1
+        if not answer.done():  # else whoever waited went away
+            tell()
 
     def check(self) -> None:
         """Raise what `run` would where it would refuse."""
@@ -47,15 +63,6 @@ class Workers:
             self.refused += 1
             raise Refusal(429, "busy", "too much waits already: try again", retry_s=1)
 
-    def _ended(self) -> None:
-        self.busy -= 1
-
     def close(self) -> None:
         """Begin nothing further; wait for what is under way."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    """Have the loop do it, unless it is over: then nobody counts any more."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(what)

@@ -47,17 +47,19 @@ def eligible(found: Fused, query: Query, snapshot: Snapshot, *, own: Slots) -> F
 
 def best_of_each(found: Fused, snapshot: Snapshot, k: int, *, per_document: int) -> Fused:
     """The `k` best, of no document more than `per_document`."""
-    owners = snapshot.owners(found.slots)
     counts: dict[int, int] = {}
-    keep = []
-    for place, slot in enumerate(found.slots.tolist()):
-        owner = owners.get(slot)
-        if owner is None or counts.get(owner, 0) == per_document:
-            continue
-        counts[owner] = counts.get(owner, 0) + 1
-        keep.append(place)
-        if len(keep) == k:
-            break
+    keep: list[int] = []
+    place = 0
+    while place < len(found.slots) and len(keep) < k:
+        # As many more as are missing, and twice what was looked at: mostly the first ones are enough.
+        slots = found.slots[place : max(place + k - len(keep), 2 * place)]
+        owners = snapshot.owners(slots)
+        for slot in slots.tolist():
+            owner = owners.get(slot)
+            if owner is not None and counts.get(owner, 0) < per_document and len(keep) < k:
+                counts[owner] = counts.get(owner, 0) + 1
+                keep.append(place)
+            place += 1
     return taken(found, keep)
 
 

@@ -21,7 +21,8 @@ from embank.store.info import CollectionInfo
 
 router = APIRouter(tags=["collections"], route_class=ScopedRoute)
 
-Name = Annotated[str, Path(min_length=1, max_length=128, examples=["notes"])]
+LONGEST_NAME = 128
+Name = Annotated[str, Path(min_length=1, max_length=LONGEST_NAME, examples=["notes"])]
 
 
 @router.get("/collections", openapi_extra=needs("read"))

@@ -70,6 +70,7 @@ async def healthz(request: Request, response: Response, deep: Annotated[bool, Qu
 async def metrics(request: Request) -> Response:
     """Figures in Prometheus's text format."""
     service: Service = request.app.state.service
+    service.fold()
     text = await service.workers.run(lambda: service.metrics.text(figures(service)))
     return Response(text, media_type=CONTENT_TYPE)
 

@@ -23,7 +23,11 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=ScopedRoute)
 @router.post("/embeddings", response_model=EmbeddingsAnswer, openapi_extra=needs("read"))
 async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
     """Embed texts, or rows of the model's own tokens: at most 2,048 at once."""
-    service: Service = request.app.state.service
+    return Response(await embedded(request.app.state.service, asked), media_type="application/json")
+
+
+async def embedded(service: Service, asked: EmbeddingsAsked) -> bytes:
+    """The answer as JSON: an `EmbeddingsAnswer`."""
     _check_model(service, asked.model)
     given: Any = asked.input
     if isinstance(given, str):
@@ -41,7 +45,7 @@ async def embeddings(request: Request, asked: EmbeddingsAsked) -> Response:
         "model": asked.model,
         "usage": {"prompt_tokens": done.tokens, "total_tokens": done.tokens},
     }
-    return Response(json.dumps(answer, separators=(",", ":"), allow_nan=False), media_type="application/json")
+    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
 
 
 @router.get("/models", openapi_extra=needs("read"))
