@@ -154,6 +154,14 @@ def test_the_file_is_the_first_of_explicit_variable_here_and_home(nowhere: Path)
     assert found(None, {}) == (10, None)
 
 
+def test_nobody_needs_a_home(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(*_: str) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("platformdirs.user_config_path", homeless)
+    assert load(SECTIONS, file=None, environ={}, flags={}).file is None
+
+
 @pytest.mark.parametrize("by_variable", [True, False])
 def test_a_file_asked_for_by_name_must_be_there(*, by_variable: bool) -> None:
     environ = {"EMBANK_CONFIG": "gone.toml"} if by_variable else {}

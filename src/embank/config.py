@@ -21,6 +21,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,9 @@ def _find_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
         return file
     if environ.get("EMBANK_CONFIG"):
         return Path(environ["EMBANK_CONFIG"])
-    usual = (Path("embank.toml"), platformdirs.user_config_path("embank") / "config.toml")
+    usual = [Path("embank.toml")]
+    with suppress(RuntimeError):  # whoever runs in a container may have no home
+        usual.append(platformdirs.user_config_path("embank") / "config.toml")
     return next((path for path in usual if path.exists()), None)
 
 

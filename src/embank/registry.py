@@ -88,6 +88,7 @@ SECTIONS = Table(
         "search": "embank.search.settings:Settings",
         "http": "embank.http.settings:Settings",
         "client": "embank.client.settings:Settings",
+        "telemetry": "embank.http.telemetry.settings:Settings",
     },
 )
 """The settings of every room, so that a wrong key is found whichever room owns it."""

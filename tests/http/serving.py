@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +44,14 @@ class Served:
 
 
 @contextmanager
-def serving(path: Path, *, model: Any = None, memory: str = "2GB", **settings: Any) -> Iterator[Served]:
-    """Serve the bank at `path`; settings of section `http` are keyword arguments."""
+def serving(
+    path: Path, *, model: Any = None, memory: str = "2GB", flags: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[Served]:
+    """Serve the bank at `path`; settings of section `http` are keyword arguments, others stand in `flags`."""
     from embank.http.server import BankServer
 
     ready = threading.Event()
-    flags = {"http.port": 0, **{f"http.{key}": value for key, value in settings.items()}}
+    flags = {"http.port": 0, **{f"http.{key}": value for key, value in settings.items()}, **(flags or {})}
     with open_bank(path, model=model or HashModel(), memory=memory, flags=flags) as bank:
         server = BankServer(bank, on_ready=lambda _: ready.set())
         thread = threading.Thread(target=server.serve_until_stopped)

@@ -13,9 +13,12 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
+from embank.bank import open_bank
 from embank.cli.program import app
 from embank.embed.files.catalog import WORDLLAMA
 from embank.embed.files.locate import find_files
+from embank.errors import MissingExtra
+from embank.testing.fakes import HashModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,3 +82,16 @@ def test_without_the_extra_it_says_which(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "embank[serve]" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_telemetry_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embank.http.server import BankServer
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    monkeypatch.delitem(sys.modules, "embank.http.telemetry.sending", raising=False)
+    flags = {"telemetry.traces": True, "http.port": 0}
+    with (
+        open_bank(tmp_path / "a.bank", model=HashModel(), flags=flags) as bank,
+        pytest.raises(MissingExtra, match=r"embank\[otel\]"),
+    ):
+        BankServer(bank)

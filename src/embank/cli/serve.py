@@ -11,6 +11,7 @@ from embank.cli.options import Invocation, on_bank
 
 if TYPE_CHECKING:
     from embank.bank import Bank
+    from embank.http.server import BankServer
 
 
 @on_bank
@@ -39,14 +40,12 @@ def serve(
     from embank.http.server import BankServer
 
     with open_bank(invocation.bank, config=config, own_process=True) as bank:
-        server = BankServer(bank, on_ready=lambda endpoint: _tell(bank, endpoint, as_json=invocation.as_json))
+        server = BankServer(bank, on_ready=lambda _: _tell(bank, server, as_json=invocation.as_json))
         server.serve_until_stopped()
 
 
-def _tell(bank: Bank, endpoint: str, *, as_json: bool) -> None:
-    from embank.http.keys import KeyBook
-
-    keys = len(KeyBook(bank.path).in_force())
+def _tell(bank: Bank, server: BankServer, *, as_json: bool) -> None:
+    endpoint, keys = server.endpoint, server.service.guard.keys
     model = bank.config.section("embed").model
     budget_bytes = bank.memory().budget_bytes
     if as_json:

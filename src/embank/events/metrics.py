@@ -44,6 +44,15 @@ class Figure:
     values: tuple[tuple[Labels, float], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TimedFigure:
+    """How long things took: a figure's name, what it means, and the timings for each set of labels."""
+
+    name: str
+    help: str
+    values: tuple[tuple[Labels, Timings], ...]
+
+
 _HELP: Mapping[str, str] = {
     "embank_http_requests_total": "Requests answered, by method, route and status.",
     "embank_http_received_bytes_total": "Bytes of requests' bodies.",
@@ -108,20 +117,37 @@ class Metrics:
         timings = self._timings.get((name, labels))
         return 0.0 if timings is None else timings.quantile_s(part)
 
+    def counted(self) -> list[Figure]:
+        """All that is counted, by name."""
+        with self._lock:
+            counters = sorted(self._counters.items())
+        names = sorted({name for (name, _), _ in counters})
+        return [
+            Figure(
+                name, _HELP[name], "counter", tuple((labels, value) for (of, labels), value in counters if of == name)
+            )
+            for name in names
+        ]
+
+    def timed(self) -> list[TimedFigure]:
+        """All that is timed, by name."""
+        with self._lock:
+            timings = sorted(self._timings.items(), key=_first)
+        names = sorted({name for (name, _), _ in timings})
+        return [
+            TimedFigure(name, _HELP[name], tuple((labels, each) for (of, labels), each in timings if of == name))
+            for name in names
+        ]
+
     def text(self, figures: Iterable[Figure] = ()) -> str:
         """All of it, and `figures`, in Prometheus's text format."""
-        with self._lock:
-            counters, timings = dict(self._counters), dict(self._timings)
         lines: list[str] = []
-        for name in sorted({name for name, _ in counters}):
-            lines += _head(name, _HELP[name], "counter")
-            lines += [_line(name, labels, value) for (of, labels), value in sorted(counters.items()) if of == name]
-        for name in sorted({name for name, _ in timings}):
-            of_name = [(labels, each) for (of, labels), each in sorted(timings.items(), key=_first) if of == name]
-            lines += _histogram(name, of_name)
+        for counted in self.counted():
+            lines += _plain(counted)
+        for timed in self.timed():
+            lines += _histogram(timed)
         for figure in figures:
-            lines += _head(figure.name, figure.help, figure.kind)
-            lines += [_line(figure.name, labels, value) for labels, value in figure.values]
+            lines += _plain(figure)
         return "\n".join(lines) + "\n"
 
     def _count(self, name: str, labels: Labels, amount: float = 1) -> None:
@@ -148,18 +174,24 @@ def _first(item: tuple[tuple[str, Labels], Timings]) -> tuple[str, Labels]:
     return item[0]
 
 
-def _histogram(name: str, of_name: list[tuple[Labels, Timings]]) -> list[str]:
+def _plain(figure: Figure) -> list[str]:
+    lines = [_line(figure.name, labels, value) for labels, value in figure.values]
+    return [*_head(figure.name, figure.help, figure.kind), *lines]
+
+
+def _histogram(figure: TimedFigure) -> list[str]:
     """A histogram, and beside it percentiles, for those whose eyes are no Prometheus."""
-    lines = _head(name, _HELP[name], "histogram")
-    for labels, timings in of_name:
+    name = figure.name
+    lines = _head(name, figure.help, "histogram")
+    for labels, timings in figure.values:
         for bound_s, count in timings.cumulated():
             lines.append(_line(f"{name}_bucket", (*labels, ("le", f"{bound_s:.4g}")), count))
         lines.append(_line(f"{name}_bucket", (*labels, ("le", "+Inf")), timings.count))
         lines.append(_line(f"{name}_sum", labels, timings.sum_s))
         lines.append(_line(f"{name}_count", labels, timings.count))
     base = name.removesuffix("_seconds")
-    lines += _head(f"{base}_quantile_seconds", f"Percentiles since the start. {_HELP[name]}", "gauge")
-    for labels, timings in of_name:
+    lines += _head(f"{base}_quantile_seconds", f"Percentiles since the start. {figure.help}", "gauge")
+    for labels, timings in figure.values:
         for part in QUANTILES:
             lines.append(
                 _line(f"{base}_quantile_seconds", (*labels, ("quantile", str(part))), timings.quantile_s(part))

@@ -11,7 +11,8 @@ from embank.events.event import Event
 class RequestAnswered(Event):
     """A request got its answer. `route` is the path with its names left open, so that there are few of them.
 
-    `status` 499: the caller went away before there was an answer. `key` is the id of the API key, where one was given.
+    `status` 499: the caller went away before there was an answer. `key` is the id of the API key, where one was given;
+    `traceparent` the caller's own trace (W3C Trace Context), where it told one.
     """
 
     method: str
@@ -21,6 +22,7 @@ class RequestAnswered(Event):
     request_id: str
     received_bytes: int
     key: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ While no batch is under way, a request begins one at once: alone, nobody waits f
 are gathered, and go together as soon as the batch ends or the first of them has waited `wait_s`, whichever is sooner;
 so a request waits for company no longer than that. A text's vector does not depend on its neighbours (DESIGN law 6), so
 sharing changes no answer. Where a shared batch fails, each request of it is tried alone, and only the guilty one fails.
+What happens in a shared batch is told as happening in the first of its requests.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -27,6 +29,7 @@ _MOST_TEXTS = 1_024
 @dataclass(slots=True)
 class _Waiting(Generic[_T]):
     texts: list[str]
+    context: Context = field(default_factory=copy_context)
     answer: asyncio.Future[Sequence[_T]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -66,7 +69,7 @@ class Coalescer(Generic[_T]):
                     batch.append(waiting)
                     count += len(waiting.texts)
             if batch:
-                task = asyncio.get_running_loop().create_task(self._run(batch))
+                task = asyncio.get_running_loop().create_task(self._run(batch), context=batch[0].context)
                 self._under_way.add(task)
                 task.add_done_callback(self._ended)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embank.errors import EmbankError
+from embank.events.event import within_request
 from embank.events.kinds import RequestAnswered
 from embank.http.errors import Refusal, encoded, told
 from embank.http.intake import Intake
@@ -28,6 +29,7 @@ PROBES = frozenset({"/livez", "/readyz"})
 """What is answered in any case: also while draining, and while memory is short."""
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_TRACE = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 GONE = 499
 
@@ -73,6 +75,10 @@ class _Passage:
         self._deadline: asyncio.Timeout | None = None
 
     async def run(self) -> None:
+        with within_request(self._id):
+            await self._timed()
+
+    async def _timed(self) -> None:
         clock = self._service.clock
         started_s = clock.monotonic()
         self._service.requests += 1
@@ -148,6 +154,7 @@ class _Passage:
             request_id=self._id,
             received_bytes=self._intake.received_bytes,
             key=None if key is None else key.id,
+            traceparent=_traceparent(self._scope),
         )
         self._service.metrics.observe(event)  # here, since the stream may drop it
         self._service.stream.publish(event)
@@ -169,6 +176,11 @@ def _request_id(scope: Scope) -> str:
     """The caller's own id where it is a plain one, else a new one."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     return given.decode() if _ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _traceparent(scope: Scope) -> str | None:
+    given = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+    return given.decode() if _TRACE.fullmatch(given) else None
 
 
 def _route(scope: Scope) -> str:

@@ -49,10 +49,14 @@ class Key:
 
 
 class KeyBook:
-    """The keys of a bank. Thread-safe; several processes may use the same file."""
+    """The keys of a bank. Thread-safe; several processes may use the same file.
 
-    def __init__(self, bank: Path, *, files: Files | None = None) -> None:
+    `admin_key` is one more, which is in no file and can't be revoked: the settings', for servers set up by a program.
+    """
+
+    def __init__(self, bank: Path, *, admin_key: str | None = None, files: Files | None = None) -> None:
         self._path = bank / FILE
+        self._given = () if admin_key is None else (Key("settings", "http.admin_key", "admin", _hash(admin_key), 0.0),)
         self._files = files or Files()
         self._lock = threading.Lock()
         self._seen: tuple[int, ...] | None = None
@@ -65,7 +69,7 @@ class KeyBook:
 
     def in_force(self) -> list[Key]:
         """Those that open something."""
-        return [key for key in self.keys() if key.revoked is None]
+        return [*self._given, *(key for key in self.keys() if key.revoked is None)]
 
     def add(self, name: str, scope: Scope, *, now: float) -> tuple[Key, str]:
         """Make a key; it, and the text to give to whoever shall have it, which is told this one time."""
@@ -94,6 +98,9 @@ class KeyBook:
     def find(self, token: str) -> Key | None:
         """The key that a caller showed, if it is in force."""
         self._refresh()
+        for given in self._given:
+            if hmac.compare_digest(_hash(token), given.sha256):
+                return given
         parts = _TOKEN.fullmatch(token)
         key = self._keys.get(parts[1]) if parts else None
         # Compared even where there is no such key, so that the time taken does not tell which ids exist.

@@ -26,6 +26,8 @@ from embank.http.keys import Key, KeyBook, changes
 from embank.store.audit import acting
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from embank.http.service import Service
     from embank.http.settings import Settings
 
@@ -126,6 +128,12 @@ class Guard:
         service.later(service.on_record, "keys", **named)
 
 
+def book_of(bank: Path, settings: Settings) -> KeyBook:
+    """The keys that open a bank's service: its own, and the one of the settings."""
+    given = settings.admin_key
+    return KeyBook(bank, admin_key=None if given is None else given.get_secret_value())
+
+
 def check_place(settings: Settings, book: KeyBook) -> None:
     """Raise `InvalidInput` where the settings would open the bank to others without a key."""
     if (settings.tls_cert is None) != (settings.tls_key is None):
@@ -133,7 +141,7 @@ def check_place(settings: Settings, book: KeyBook) -> None:
     if not is_loopback(settings.host) and not book.in_force():
         raise InvalidInput(
             f"listening on {settings.host} lets others in, and there is no API key yet: make one with "
-            f"`embank keys add NAME --scope write`, or listen on 127.0.0.1",
+            f"`embank keys add NAME --scope write`, set http.admin_key, or listen on 127.0.0.1",
             host=settings.host,
         )
 

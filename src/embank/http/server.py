@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from embank.bank import Bank
-from embank.errors import InvalidInput, MissingExtra
+from embank.errors import EmbankError, InvalidInput, MissingExtra
 from embank.events.kinds import ServiceStarted
-from embank.http.keys import KeyBook
 from embank.http.settings import Settings
 from embank.system.log import get_logger
+from embank.system.notify import ServiceManager
 
 try:
     import fastapi  # noqa: F401 -- whether it is there
@@ -23,8 +24,9 @@ except ImportError as error:
     raise MissingExtra("fastapi" if error.name == "fastapi" else "uvicorn", "serve") from error
 
 from embank.http.app import make_app
+from embank.http.heartbeat import Heartbeat
 from embank.http.protocol import bounded
-from embank.http.security import check_place
+from embank.http.security import book_of, check_place
 
 _log = get_logger(__name__)
 
@@ -42,14 +44,19 @@ class BankServer(Server):
 
     def __init__(self, bank: Bank, *, on_ready: Ready | None = None) -> None:
         settings: Settings = bank.config.section("http")
-        book = KeyBook(bank.path)
-        check_place(settings, book)
+        check_place(settings, book_of(bank.path, settings))
         self._bank = bank
         self._certificate = settings.tls_cert
         self._on_ready = on_ready
+        self._manager = ServiceManager()
+        self._beating: asyncio.Task[None] | None = None
         self._socket = _bound(settings)
         self.endpoint = _endpoint(settings, self._socket)
-        app = make_app(bank)
+        try:
+            app = make_app(bank)
+        except EmbankError:
+            self._socket.close()
+            raise
         self.service = app.service
         super().__init__(
             Config(
@@ -81,6 +88,7 @@ class BankServer(Server):
         if lock is not None:
             lock.withdraw()
         self.service.drain()
+        self._manager.tell("STOPPING=1", "STATUS=finishing what is under way")
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -92,6 +100,14 @@ class BankServer(Server):
             self.service.stream.publish(ServiceStarted(endpoint=self.endpoint, keys=self.service.guard.keys))
             if self._on_ready is not None:
                 self._on_ready(self.endpoint)
+            self._beating = asyncio.create_task(Heartbeat(self.service, self._manager, self.endpoint).run())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._beating is not None:
+            self._beating.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._beating
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

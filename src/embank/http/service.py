@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from embank.bank import Bank, LocalCollection
 from embank.client.local import new_secret
@@ -17,12 +17,16 @@ from embank.events.kinds import Event, RequestAnswered, ServiceDraining
 from embank.events.metrics import Metrics
 from embank.http.admission import Admission
 from embank.http.embedding import Embedding
+from embank.http.figures import figures
 from embank.http.jobs import Jobs
-from embank.http.keys import KeyBook
-from embank.http.security import Guard
+from embank.http.security import Guard, book_of
 from embank.http.settings import Settings
 from embank.http.workers import Workers
+from embank.registry import import_path
 from embank.system.log import get_logger
+
+if TYPE_CHECKING:
+    from embank.http.telemetry.sending import Telemetry
 
 _log = get_logger(__name__)
 
@@ -47,14 +51,17 @@ class Service:
         self.admission = Admission(self.governor, clock=self.clock)
         self.embedding = Embedding(engine, self.workers, self.settings)
         self.secret = new_secret()
-        self.guard = Guard(KeyBook(bank.path), self.settings, secret=self.secret)
+        self.guard = Guard(book_of(bank.path, self.settings), self.settings, secret=self.secret)
         self.requests = 0
         self.listeners = 0
         self.draining = False
         self.model_error = "the model is not loaded yet"
         """Why the model of new collections can't be used; empty when it can."""
+        self.warmed = False
+        """Whether loading it has come to an end, whichever."""
         self._later: set[asyncio.Task[object]] = set()
         self._folding = self.stream.subscribe(self._fold, capacity=10_000)
+        self._telemetry = self._sending()
 
     @property
     def events_dropped(self) -> int:
@@ -100,6 +107,8 @@ class Service:
             _log.warning("the model can't be used: %s", error)
         else:
             self.model_error = ""
+        finally:
+            self.warmed = True
 
     def drain(self) -> None:
         """Take no new work from now on."""
@@ -113,8 +122,24 @@ class Service:
         await self.jobs.drain(wait_s=self.settings.drain_s)
         if self._later:
             await asyncio.wait(self._later)
-        for end in (self.workers.close, self._job_workers.close, self.admission.close, self._folding.close):
+        ends = [self.workers.close, self._job_workers.close, self.admission.close, self._folding.close]
+        for end in ends if self._telemetry is None else [*ends, self._telemetry.close]:
             await asyncio.to_thread(end)
+
+    def _sending(self) -> Telemetry | None:
+        """OpenTelemetry's traces and metrics, where the settings ask for them; `MissingExtra` without its SDK."""
+        settings = self.bank.config.section("telemetry")
+        if not (settings.traces or settings.metrics):
+            return None
+        from embank.http.telemetry.sending import Telemetry
+
+        return Telemetry(
+            settings,
+            stream=self.stream,
+            read=lambda: ([*self.metrics.counted(), *figures(self)], self.metrics.timed()),
+            version=str(import_path("embank:__version__")),
+            clock=self.clock,
+        )
 
     def _fold(self, event: Event) -> None:
         if not isinstance(event, RequestAnswered):  # those are counted at their source

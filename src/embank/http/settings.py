@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 
 from embank.config import Section
 from embank.system.size import Size
@@ -17,6 +18,9 @@ class Settings(Section):
     port: int = Field(default=8080, ge=0, le=65_535, description="0 takes one that is free")
     tls_cert: Path | None = Field(default=None, description="certificate chain (PEM); with http.tls_key, for https")
     tls_key: Path | None = Field(default=None, description="the certificate's private key (PEM)")
+    admin_key: SecretStr | None = Field(
+        default=None, description="a key of scope admin beside the bank's own, of 32 characters or more; by environment"
+    )
     hosts: tuple[str, ...] = Field(
         default=(), description="names it may be called by in a Host header while no key is asked for, beside loopback"
     )
@@ -48,3 +52,13 @@ class Settings(Section):
     jobs_kept: int = Field(default=200, ge=1, description="jobs that are remembered")
     listeners: int = Field(default=16, ge=0, description="clients that may listen to events at once")
     events_kept: int = Field(default=1_024, ge=1, description="events that wait for a client that is slow")
+
+    @field_validator("admin_key")
+    @classmethod
+    def _long_enough(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is None:
+            return None
+        text = given.get_secret_value().strip()  # files that secrets are kept in end with a newline
+        if not re.fullmatch(r"[!-~]{32,256}", text):
+            raise ValueError("write 32 to 256 characters of ASCII without blanks")
+        return SecretStr(text)

@@ -1,0 +1,1 @@
+"""Traces and metrics for OpenTelemetry, where they are asked for: requests as spans, and the figures of `/metrics`."""
