@@ -86,14 +86,18 @@ class AsyncBank(_Wrapper):
     cache = Threaded(Bank.cache)
     clear_cache = Threaded(Bank.clear_cache)
     warm = Threaded(Bank.warm)
+    drop = Threaded(Bank.drop)
     audit = Threaded(Bank.audit)
     verify = Threaded(Bank.verify)
     backup = Threaded(Bank.backup)
     release = Threaded(Bank.release)
 
-    async def collection(self, name: str = "default", *, metric: str | None = None) -> AsyncCollection:
+    async def collection(
+        self, name: str = "default", *, metric: str | None = None, language: str | None = None
+    ) -> AsyncCollection:
         """See `Bank.collection`."""
-        return AsyncCollection(await self.run(self.behind.collection, name, metric=metric), self.pool)
+        found = await self.run(self.behind.collection, name, metric=metric, language=language)
+        return AsyncCollection(found, self.pool)
 
     async def close(self) -> None:
         """Close the bank once the calls under way have ended."""

@@ -25,11 +25,12 @@ from embank.store import words
 from embank.store.backup import OnBackupProgress, back_up
 from embank.store.collection import StoredCollection
 from embank.store.compact import OnCompactProgress
+from embank.store.dropping import OnDropProgress
 from embank.store.hot.reports import HotReport
 from embank.store.info import BankStats, disk_bytes
 from embank.store.protocol import CollectionInfo, Reembedding, StoredDocument
 from embank.store.purge import OnPurgeProgress
-from embank.store.reports import BackupReport, CompactReport, PurgeReport, VerifyReport
+from embank.store.reports import BackupReport, CompactReport, DropReport, PurgeReport, VerifyReport
 from embank.store.retention import Rule
 from embank.store.verify import OnVerifyProgress, verify
 from embank.tuned import Tunable
@@ -273,6 +274,15 @@ class Bank:
     def collections(self) -> list[CollectionInfo]:
         """What is recorded of each collection, by name."""
         return self._engine.store.collections()
+
+    def drop(self, name: str, *, dry_run: bool = False, on_progress: OnDropProgress | None = None) -> DropReport:
+        """Drop a collection whole, on record: it is there or gone, whenever this is killed. `dry_run` only tells.
+
+        Handles of it raise `CollectionNotFound` from then on; searches under way end as they would have. Vectors in
+        `cache`, under keys that tell no text, stay. Raises `CollectionNotFound`, `BankReadOnly`, `StoreError` while it
+        is re-embedded or compacted, and `ProtectedCollectionError`, also in a dry run.
+        """
+        return self._engine.drop(name, dry_run=dry_run, on_progress=on_progress)
 
     def stats(self) -> BankStats:
         """What it holds, and its bytes on the disk: one row a collection is read, whatever the size."""

@@ -30,10 +30,12 @@ from embank.search.rerank import Reranker, Rerankers
 from embank.search.searcher import Searcher
 from embank.search.weights import Fusion
 from embank.store.collection import StoredCollection
+from embank.store.dropping import OnDropProgress
 from embank.store.hot.reports import HotReport
 from embank.store.local import LocalStore
 from embank.store.protocol import CollectionInfo, Reembedding
 from embank.store.reductions import Reductions
+from embank.store.reports import DropReport
 from embank.store.tunings import Tunings
 from embank.system.clock import Clock, SystemClock
 from embank.system.files import Files
@@ -260,6 +262,18 @@ class Engine:
             stream=self.stream,
             clock=self.clock,
         )
+
+    def drop(self, name: str, *, dry_run: bool = False, on_progress: OnDropProgress | None = None) -> DropReport:
+        """Take a collection out of the bank, and everything of it out of memory and from the disk."""
+        with self.creep.track("drop"):
+            report = self.store.drop(name, dry_run=dry_run, on_progress=on_progress)
+            if not dry_run:
+                self.fitted.forget(name)
+                self.tunings.forget(name)
+                if self.caches.results is not None:  # answers hold passages; they are kept for all collections together
+                    self.caches.results.clear()
+                self.recovery.recover_now()
+            return report
 
     def rebuild_hot(self, *, dry_run: bool = False) -> list[HotReport]:
         """Make the hot tier of every collection anew, one after another."""

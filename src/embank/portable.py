@@ -56,6 +56,7 @@ class Portable:
     ) -> ImportReport:
         """Upsert the documents of an exported file by their ids; "-" is standard input.
 
+        A new collection takes over the metric and the language of the one that was exported.
         Vectors of the collection's own fingerprint (a new collection takes that of the file) are taken over and nothing
         is embedded; others raise `FingerprintMismatch`, unless `embed`. A file without vectors is embedded. The whole
         file is checked before anything is written: `SourceError` names the rows that can't be taken. Stopped, the same

@@ -192,3 +192,11 @@ def test_add_refuses_bytes_that_are_no_text(run: Run) -> None:
     result = run("add", input=b"caf\xe9")
     assert result.exit_code == 2
     assert "standard input is not UTF-8 text, at byte 3" in result.stderr
+
+
+def test_the_language_of_words_is_chosen_with_the_first_document(run: Run, workplace: Path) -> None:
+    assert workplace.exists()
+    assert run("add", "--id", "a", "--text", "Die Häuser am Fluss.", "--language", "german").exit_code == 0
+    found = json.loads(run("search", "Hauses", "--mode", "lexical", "--json").stdout)
+    assert [hit["id"] for hit in found["hits"]] == ["a"]
+    assert run("add", "--id", "b", "--text", "Brot.", "--language", "klingon").exit_code == 2

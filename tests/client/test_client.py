@@ -40,6 +40,10 @@ def test_both_clients_do_the_same(tmp_path: Path) -> None:
             assert vector == pytest.approx(HashModel().embed(["document"])[0].tolist(), abs=1e-3)
             assert client.purge("notes", keep=4).result is not None
             assert client.health(deep=True).status == "ok"
+            client.upsert("drafts", DOCUMENTS)
+            planned, dropped = client.drop("drafts", dry_run=True), client.drop("drafts")
+            assert (planned.result or {})["documents"] == (dropped.result or {})["documents"] == 5
+            assert "drafts" not in {each.name for each in client.collections().collections}
 
         async def run() -> None:
             async with AsyncClient(served.url) as client:
@@ -76,7 +80,7 @@ def _examples() -> list[Call[Any]]:
         calls.delete("{name}", ["x"]), calls.search("{name}", "x"), calls.import_lines("{name}", b""),
         calls.purge("{name}"), calls.compact("{name}"), calls.backup("x"), calls.jobs(), calls.job("{id}"),
         calls.cancel("{id}"), calls.stats(), calls.memory(), calls.release(), calls.clear_cache(), calls.audit(),
-        calls.health(),
+        calls.health(), calls.drop("{name}"),
     ]  # fmt: skip
 
 

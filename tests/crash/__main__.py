@@ -1,7 +1,7 @@
 """Kill a process that writes a bank, again and again, and look at what it left: `python -m tests.crash --rounds 1000`.
 
-SIGKILL hits ingestion, upserts, deletions, purges, compactions, index snapshots, lexical commits, backups and
-re-embeddings, at the so many-th thing that it does to the disk or after a while. With `--power-cut`, what was not
+SIGKILL hits ingestion, upserts, deletions, purges, compactions, drops, index snapshots, lexical commits, backups
+and re-embeddings, at the so many-th thing that it does to the disk or after a while. With `--power-cut`, what was not
 synchronised is lost, too. With `--server`, what is killed is a server that several clients write to. What is found is
 held against what was acknowledged before the kill.
 """

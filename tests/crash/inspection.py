@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import embank
 from embank.bank import LocalCollection
 from embank.store.backup import restore
 from embank.store.protocol import StoredDocument
+from embank.store.schema import DATABASE
 from embank.store.verify import verify
+from embank.system.sqlite import connect
 
 SEARCHED = 5
 
@@ -29,8 +32,8 @@ def inspected(bank: Path, *, seed: int, thorough: bool) -> dict[str, Any]:
         info = kept.stats()
         if not len(listed) == len(documents) == kept.count():
             problems.append(f"duplicate: {len(listed)} are listed under {len(documents)} ids, {kept.count()} counted")
+        problems += _left(bank, under_way=kept.reembedding() is not None)
         if info is not None:
-            problems += _files(bank, info.generation, under_way=kept.reembedding() is not None)
             for name in rng.sample(sorted(documents), min(SEARCHED, len(documents))):
                 problems += _found(kept, name, next(each.text for each in listed if each.id == name))
             for name in rng.sample(
@@ -76,9 +79,14 @@ def _found(kept: LocalCollection, name: str, body: str) -> list[str]:
     return told
 
 
-def _files(bank: Path, generation: int, *, under_way: bool) -> list[str]:
+def _left(bank: Path, *, under_way: bool) -> list[str]:
+    """Files and rows of what was replaced or dropped."""
     if under_way:
         return []
+    with closing(connect(bank / DATABASE, read_only=True)) as connection:
+        wanted = {f"{key}-{number}" for key, number in connection.execute("SELECT id, generation FROM collections")}
+        rows = "SELECT COUNT(*) FROM documents WHERE collection NOT IN (SELECT id FROM collections)"
+        (orphans,) = connection.execute(rows).fetchone()
     there = {each.name for kind in ("vectors", "views") if (bank / kind).exists() for each in (bank / kind).iterdir()}
-    left = there - {f"1-{generation}"}
-    return [f"left behind: {', '.join(sorted(left))}"] if left else []
+    left = sorted(there - wanted) + ([f"{orphans} documents"] if orphans else [])
+    return [f"left behind: {', '.join(left)}"] if left else []

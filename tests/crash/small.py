@@ -8,7 +8,7 @@ from pathlib import Path
 import embank
 from embank import kit, reembedding
 from embank.bank import Bank
-from embank.store import compact, generations, purge, vectors
+from embank.store import compact, database, dropping, generations, purge, vectors
 from embank.testing.fakes import HashModel
 
 IDS = 160
@@ -35,7 +35,9 @@ def make_steps_small() -> None:
     reembedding.WINDOW_DOCUMENTS = 16  # type: ignore[attr-defined]  # it was imported there by its name
     compact.WINDOW_ROWS = 48
     purge.STEP_DOCUMENTS = 5
+    dropping.STEP_DOCUMENTS = 20
     generations._STEP_ROWS = 100
+    database._WORTH_BYTES = 1  # free pages are given back by the next drop
     vectors.SEGMENT_ROWS = 110
 
 

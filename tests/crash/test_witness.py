@@ -41,6 +41,14 @@ def test_an_act_that_was_cut_short_is_there_as_a_whole_or_not_at_all() -> None:
     assert problem.startswith("half-written")
 
 
+def test_a_collection_that_was_being_dropped_is_there_or_gone() -> None:
+    witness = after({"do": 1, "act": ["drop"]})
+    before: dict[str, Value] = {"d1": (1, 1), "d2": (1, 1)}
+    assert witness.problems(before) == witness.problems({}) == []
+    (problem,) = witness.problems({"d1": (1, 1)})
+    assert problem.startswith("half-written")
+
+
 def test_of_an_act_cut_short_nothing_is_said_where_a_later_one_was_too() -> None:
     """A purge goes in steps: what it took says nothing of the deletion before it."""
     witness = after({"do": 1, "act": ["delete", ["d1", "d2"]]})

@@ -108,6 +108,8 @@ class Witness:
             case ["purge", group]:
                 names = self.certain.keys() | self.maybe.keys()
                 return {name: None for name in names if int(name[1:]) % GROUPS == group}
+            case ["drop"]:
+                return dict.fromkeys(self.certain.keys() | self.maybe.keys())
         return {}
 
     def _apply(self, effects: State, open_acts: dict[int, list[Any]]) -> None:
@@ -123,7 +125,7 @@ class Witness:
     def _leave_open(self, act: list[Any]) -> None:
         effects = self._effects(act)
         self._overtake(effects)
-        if act[0] in ("upsert", "relabel", "delete"):
+        if act[0] in ("upsert", "relabel", "delete", "drop"):
             self.whole.append(({name: self.certain.get(name) for name in effects}, dict(effects)))
         for name, value in effects.items():
             self.maybe.setdefault(name, set()).add(value)

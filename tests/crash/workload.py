@@ -29,7 +29,7 @@ QUICK = ("upsert", "upsert", "relabel", "delete")
 LONG = ("compact", "snapshot", "lexical", "backup", "reembed")
 """Acts that change no document, beside which another thread may write."""
 
-ACTS = ("open", "ingest", "upsert", "relabel", "delete", "purge", *LONG, "close")
+ACTS = ("open", "ingest", "upsert", "relabel", "delete", "purge", *LONG, "drop", "close")
 BEFOREHAND = {"compact": "delete", "snapshot": "ingest", "lexical": "upsert"}
 """So that the act has something to do."""
 
@@ -104,8 +104,11 @@ class Workload:
             self._do(rng.choice(QUICK))
         if target not in ("open", "close"):
             self._do(target, beside=target in LONG and rng.random() < 0.5 and self._orders.fault is None)
+            if target == "drop":
+                self._do("ingest")
             for _ in range(self._orders.more):
-                self._do(rng.choice(ACTS[1:-1]))
+                # Seldom dropped: else no bank would live to see much.
+                self._do(rng.choice(ACTS[1:-2]))
         self._do("close")
 
     def _do(self, kind: str, *, beside: bool = False) -> None:
@@ -189,6 +192,10 @@ class Workload:
         group = self._rng.randrange(GROUPS)
         with self._telling("purge", group):
             self._kept.purge(where={"group": group})
+
+    def _drop(self) -> None:
+        with self._telling("drop"):
+            self._opened.drop(NAME)
 
     def _compact(self) -> None:
         if self._kept.reembedding() is not None:

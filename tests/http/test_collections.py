@@ -113,6 +113,13 @@ def test_collections_are_made_listed_and_shown(served: Served) -> None:
     assert served.http.get("/collections/by hand").json()["documents"] == 0
     assert "by hand" in [each["name"] for each in served.http.get("/collections").json()["collections"]]
     assert served.http.get("/stats").json()["disk_bytes"]["total"] > 0
+    spoken = {"name": "german", "language": "german"}
+    assert served.http.post("/collections", json=spoken).status_code == 201
+    served.http.post("/collections/german/documents", json={"documents": [{"id": "h", "text": "Die Häuser am Fluss."}]})
+    asked = {"query": "Hauses", "mode": "lexical"}
+    assert served.http.post("/collections/german/search", json=asked).json()["hits"][0]["id"] == "h"
+    unknown = served.http.post("/collections", json={"name": "x", "language": "klingon"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "invalid_input")
     other = served.http.post("/collections", json={"name": "by hand", "metric": "dot"})
     assert (other.status_code, other.json()["error"]["code"]) == (409, "metric_mismatch")
 
@@ -146,6 +153,24 @@ def test_a_protected_collection_refuses(served: Served, notes: str) -> None:
     refused = served.http.post(f"{notes}/documents/delete", json={"ids": ["bread"]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "protected_collection_error")
     assert served.http.get(f"{notes}/count").json() == {"count": 3}
+
+
+def test_a_collection_is_dropped_whole(served: Served, notes: str) -> None:
+    assert served.http.post(f"{notes}/search", json={"query": "silt"}).json()["hits"]
+    told = served.http.delete(notes, params={"dry_run": True}).json()
+    assert (told["kind"], told["state"], told["result"]["documents"]) == ("drop", "done", 3)
+    served.http.patch(notes, json={"protected": True})
+    assert served.http.delete(notes).json()["error"]["code"] == "protected_collection_error"
+    served.http.patch(notes, json={"protected": False})
+    done = served.http.delete(notes).json()
+    assert (done["state"], done["result"]["documents"], done["result"]["left"]) == ("done", 3, False)
+    assert served.http.delete(notes).status_code == 404
+    assert served.http.post(f"{notes}/search", json={"query": "silt"}).status_code == 404
+    one = {"documents": [{"id": "new", "text": "Glaciers grind stone."}]}
+    assert served.http.post(f"{notes}/documents", json=one).status_code == 200
+    hits = served.http.post(f"{notes}/search", json={"query": "silt"}).json()["hits"]
+    assert {hit["id"] for hit in hits} == {"new"}
+    assert "drop" in {act["act"] for act in served.http.get("/audit").json()["acts"]}
 
 
 def test_purge_tells_first_and_then_does(served: Served, notes: str) -> None:

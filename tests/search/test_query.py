@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.search.notes import NOTES
 
+import embank
 from embank.bank import Bank
 from embank.errors import InvalidInput
+from embank.search.settings import Mode
+from embank.testing.fakes import HashModel
 
 
 @pytest.mark.parametrize(
@@ -37,6 +42,8 @@ from embank.errors import InvalidInput
         ({"per_document": 0}, "per_document"),
         ({"diversity": 1.01}, "diversity"),
         ({"diversity": None}, "diversity"),
+        ({"dense_weight": 1.01}, "dense_weight"),
+        ({"dense_weight": "much"}, "dense_weight"),
         ({"highlights": True}, "did you mean highlight"),
         ({"quux": 1}, "no option 'quux'"),
         ({"vector": [1.0, 2.0]}, "components"),
@@ -78,3 +85,19 @@ def test_many_questions_are_a_list(bank: Bank, given: Any) -> None:
 def test_vectors_of_many_are_one_for_each(bank: Bank, vectors: Any) -> None:
     with pytest.raises(InvalidInput, match="vectors must be"):
         bank.collection("notes").search_many(["rivers", "mountains"], vectors=vectors)
+
+
+@pytest.mark.parametrize("fusion", ["scores", "coverage", "ranks"])
+def test_a_question_may_weigh_its_sides_itself(tmp_path: Path, fusion: str) -> None:
+    with embank.open(tmp_path / "bank", model=HashModel(), flags={"search.fusion": fusion}) as bank:
+        bank.collection("notes").add(NOTES)
+        search = bank.collection("notes").search
+        ways = {weight: [hit.id for hit in search("silt rivers", k=2, dense_weight=weight)] for weight in (0.0, 1.0)}
+        ends: tuple[tuple[float, Mode], ...] = ((0.0, "lexical"), (1.0, "dense"))
+        for weight, mode in ends:
+            alone = [hit.id for hit in search("silt rivers", k=2, mode=mode)]
+            assert ways[weight][: len(alone)] == alone
+        if fusion == "scores":
+            hit = search("silt rivers", k=1, dense_weight=1)[0]
+            assert hit.score == pytest.approx(hit.scores["dense"], abs=1e-3)
+            assert hit.score != pytest.approx(search("silt rivers", k=1)[0].score, abs=1e-3)

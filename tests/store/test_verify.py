@@ -86,7 +86,7 @@ def test_a_flipped_bit_in_a_segment_names_its_document(filled: Path) -> None:
     (finding,) = found(filled)
     assert (finding.severity, finding.collection, finding.ids) == ("damaged", "notes", ("d017",))
     assert finding.part == "vectors/1-0/000000.vec"
-    assert "not of unit length" in finding.message
+    assert "not as they were written" in finding.message
 
 
 def test_a_damaged_vector_of_a_deleted_document_is_nobodys(filled: Path) -> None:

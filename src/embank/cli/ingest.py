@@ -11,7 +11,7 @@ import typer
 
 from embank.cli import errors, output
 from embank.cli.opening import OpenBank, open_bank
-from embank.cli.options import CollectionName, Invocation, MetricName, json_object, on_bank
+from embank.cli.options import CollectionName, Invocation, LanguageName, MetricName, json_object, on_bank
 from embank.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def index(
     no_gitignore: Annotated[bool, typer.Option("--no-gitignore", help="Also what .gitignore leaves out.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Delete documents whose source is gone.")] = False,
     metric: MetricName = None,
+    language: LanguageName = None,
 ) -> None:
     """Bring a collection in step with folders and files.
 
@@ -68,7 +69,7 @@ def index(
 
     named = [named_source(name, kind=kind, settings=settings) for name in sources]
     _refuse_missing(named)
-    run = _Run(invocation, collection, prune=prune, metric=metric)
+    run = _Run(invocation, collection, prune=prune, metric=metric, language=language)
     with open_bank(invocation, "create") as bank:
         run.index(bank, named)
     if invocation.as_json:
@@ -89,6 +90,7 @@ def add(
     ] = None,
     metadata: Annotated[str | None, typer.Option(metavar="JSON", help="A JSON object of metadata.")] = None,
     metric: MetricName = None,
+    language: LanguageName = None,
 ) -> None:
     """Add one document, or replace the one with its id.
 
@@ -104,7 +106,7 @@ def add(
         from embank.source.rows import content_id
 
         name = content_id(content) if id is None else id
-        opened = bank.collection(collection, metric=metric)
+        opened = bank.collection(collection, metric=metric, language=language)
         report = opened.add([{"id": name, "text": content, "metadata": given}])
         total = opened.count()
     if invocation.as_json:
@@ -118,10 +120,13 @@ def add(
 class _Run:
     """The indexing of several sources into one collection, and what came of it."""
 
-    def __init__(self, invocation: Invocation, collection: str, *, prune: bool, metric: str | None) -> None:
+    def __init__(
+        self, invocation: Invocation, collection: str, *, prune: bool, metric: str | None, language: str | None
+    ) -> None:
         self._invocation = invocation
         self._collection = collection
         self._metric = metric
+        self._language = language
         self._prune = prune
         self._reports: list[tuple[Named, IngestReport]] = []
         self._safe = 0
@@ -148,7 +153,7 @@ class _Run:
 
         progress = Progress(named.name, bank.memory)
         with bank.events.subscribe(progress.hear, kinds=LOADS), showing(progress):
-            report = bank.collection(self._collection, metric=self._metric).index(
+            report = bank.collection(self._collection, metric=self._metric, language=self._language).index(
                 named.make, prune=self._prune, on_progress=progress.update, on_commit=self._committed
             )
         self._reports.append((named, report))

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from embank.collection import Collection
     from embank.events.stream import Stream
     from embank.memory.governor import MemorySnapshot
+    from embank.store.dropping import OnDropProgress
     from embank.store.info import BankStats, CollectionInfo
+    from embank.store.reports import DropReport
 
 Use = Literal["read", "change", "create"]
 """`read` works beside a process that writes; `change` writes to a bank that must exist; `create` may make one."""
@@ -31,9 +33,13 @@ class OpenBank(Protocol):
     @property
     def path(self) -> Path: ...
 
-    def collection(self, name: str = "default", *, metric: str | None = None) -> Collection: ...
+    def collection(
+        self, name: str = "default", *, metric: str | None = None, language: str | None = None
+    ) -> Collection: ...
 
     def collections(self) -> list[CollectionInfo]: ...
+
+    def drop(self, name: str, *, dry_run: bool = False, on_progress: OnDropProgress | None = None) -> DropReport: ...
 
     def stats(self) -> BankStats: ...
 

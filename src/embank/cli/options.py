@@ -58,6 +58,14 @@ MetricName = Annotated[
         help="What a new collection compares vectors by, for good: cosine (default), dot or l2.",
     ),
 ]
+LanguageName = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="LANGUAGE",
+        help="How the collection's words are stemmed from now on: english (at first), german …, none, trigrams.",
+    ),
+]
 CollectionName = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
 WhereFilter = Annotated[
     str | None,

@@ -17,12 +17,14 @@ from embank.cli import (
     config,
     demo,
     documents,
+    drop,
     errors,
     evaluate,
     hot,
     index,
     ingest,
     keys,
+    mcp,
     memory,
     model_files,
     model_use,
@@ -31,6 +33,7 @@ from embank.cli import (
     reembed,
     safety,
     search,
+    search_many,
     serve,
     stats,
     transfer,
@@ -163,9 +166,11 @@ app.command("add", rich_help_panel=_WRITE)(ingest.add)
 app.command("reembed", rich_help_panel=_WRITE)(reembed.reembed)
 app.command("delete", rich_help_panel=_WRITE)(documents.delete)
 app.command("purge", rich_help_panel=_WRITE)(upkeep.purge)
+app.command("drop", rich_help_panel=_WRITE)(drop.drop)
 app.command("compact", rich_help_panel=_WRITE)(upkeep.compact)
 _search = typer.Typer(cls=DefaultGroup)
 _search.command(DEFAULT, hidden=True)(search.search)
+_search.command("many")(search_many.many)
 _search.command("evaluate")(tuning.evaluate)
 _search.command("tune")(tuning.tune)
 app.add_typer(_search, name="search", rich_help_panel=_READ, help=search.search.__doc__)
@@ -189,6 +194,7 @@ _keys.command("add")(keys.add)
 _keys.command("list")(keys.list_)
 _keys.command("revoke")(keys.revoke)
 app.add_typer(_keys, name="keys", rich_help_panel=_SERVE)
+app.command("mcp", rich_help_panel=_SERVE)(mcp.mcp)
 
 _models = typer.Typer(no_args_is_help=True, help="Which embedding models there are, and getting one.")
 _models.command("list")(models.list_)

@@ -26,23 +26,39 @@ def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Check the database's indexes and every text, too; takes longer.")
     ] = False,
+    seal: Annotated[
+        bool,
+        typer.Option("--seal", help="Give vectors of a former Embank checksums, if all is whole. Nobody may write."),
+    ] = False,
 ) -> None:
     """Check a bank: the database, what is recorded against what is there, vectors, and the views derived from them.
 
-    Nothing is written, and others may use the bank meanwhile. Damage to documents or vectors ends in exit code 6 and
-    names the documents; views alone do not, for they can be made again.
+    Without --seal nothing is written, and others may use the bank meanwhile. Damage to documents or vectors ends in
+    exit code 6 and names the documents; views alone do not, for they can be made again.
 
     [bold]embank verify --full[/bold]
     """
     invocation.config()
+    from embank.store.seal import seal as sealing
     from embank.store.verify import verify as check
 
+    sealed = 0
     with _progress(f"checking {invocation.bank}", quiet=invocation.as_json) as tell:
-        report = check(invocation.bank, full=full, on_progress=tell)
+        if seal:
+            report, sealed = sealing(invocation.bank, full=full, on_progress=tell)
+        else:
+            report = check(invocation.bank, full=full, on_progress=tell)
     if invocation.as_json:
-        output.write_json(report.as_dict())
+        output.write_json({**report.as_dict(), "sealed": sealed} if seal else report.as_dict())
     else:
         _show(report)
+        if seal:
+            output.say(f"{output.counted(sealed, 'vector')} got a checksum")
+        elif report.unsealed:
+            output.say(
+                f"{output.counted(report.unsealed, 'vector')} of a former Embank without a checksum: "
+                f"`embank verify --seal` gives them one"
+            )
     if report.damaged:
         raise typer.Exit(errors.STORAGE)
 

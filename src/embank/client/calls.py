@@ -28,7 +28,7 @@ class Call(Generic[T]):
     All but what starts a job are: they say how things shall be, not what is to change.
     """
 
-    method: Literal["GET", "POST", "PATCH"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     answer: type[T]
     body: bytes | None = None
@@ -68,9 +68,11 @@ def collections() -> Call[wire.CollectionsAnswer]:
     return Call("GET", "/collections", wire.CollectionsAnswer)
 
 
-def create(collection: str, *, metric: Literal["cosine", "dot", "l2"] | None = None) -> Call[wire.CollectionAnswer]:
-    """Make a collection; one that is there already stays as it is."""
-    asked = wire.CollectionAsked(name=collection, metric=metric)
+def create(
+    collection: str, *, metric: Literal["cosine", "dot", "l2"] | None = None, language: str | None = None
+) -> Call[wire.CollectionAnswer]:
+    """Make a collection; one that is there already stays as it is, but for the language of its words."""
+    asked = wire.CollectionAsked(name=collection, metric=metric, language=language)
     return Call("POST", "/collections", wire.CollectionAnswer, _asked(asked))
 
 
@@ -82,6 +84,12 @@ def show(collection: str) -> Call[wire.CollectionAnswer]:
 def protect(collection: str, *, protected: bool = True) -> Call[wire.CollectionAnswer]:
     """Have documents that exist refuse every change, or allow changes again."""
     return Call("PATCH", _of(collection, ""), wire.CollectionAnswer, _asked(wire.CollectionChange(protected=protected)))
+
+
+def drop(collection: str, *, dry_run: bool = False, wait_s: float = 30) -> Call[wire.JobAnswer]:
+    """Delete a collection with all that is in it, as a job."""
+    asked = {"dry_run": "1" if dry_run else "0", "wait_s": str(wait_s)}
+    return Call("DELETE", _of(collection, ""), wire.JobAnswer, params=asked, again=False)
 
 
 def count(collection: str) -> Call[wire.CountAnswer]:
@@ -141,6 +149,7 @@ def search(
     per_document: int = 1,
     diversity: float = 0.0,
     rerank: bool = True,
+    dense_weight: float | None = None,
 ) -> Call[wire.SearchAnswer]:
     """The best documents for a question in words, for a vector, or like a document, best first; `after` pages go on."""
     row = None if vector is None else list(vector)
@@ -159,6 +168,7 @@ def search(
         per_document=per_document,
         diversity=diversity,
         rerank=rerank,
+        dense_weight=dense_weight,
     )
     return Call("POST", _of(collection, "/search"), wire.SearchAnswer, _asked(asked))
 

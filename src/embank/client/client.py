@@ -69,6 +69,7 @@ class Methods:
     create = Method(calls.create)
     show = Method(calls.show)
     protect = Method(calls.protect)
+    drop = Method(calls.drop)
     count = Method(calls.count)
     upsert = Method(calls.upsert)
     get = Method(calls.get)

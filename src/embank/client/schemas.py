@@ -66,6 +66,8 @@ class CollectionAsked(Asked):
     name: StrictStr = Field(min_length=1, max_length=128, examples=["notes"])
     metric: Literal["cosine", "dot", "l2"] | None = None
     """What it compares vectors by, for good; cosine unless said."""
+    language: StrictStr | None = Field(default=None, max_length=32, examples=["english"])
+    """How its words are stemmed from now on: english at first, german …, none, trigrams."""
 
 
 class CollectionChange(Asked):
@@ -223,6 +225,7 @@ class SearchAsked(Asked):
     per_document: StrictInt = 1
     diversity: Number = 0.0
     rerank: StrictBool = True
+    dense_weight: Number | None = None
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"query": "what do rivers carry?", "k": 5, "where": {"year": {"$gte": 2020}}}]}
@@ -296,7 +299,7 @@ class JobAnswer(Answer):
     """Long work: where it stands, and what came of it. `progress` and `result` have what the work has to tell."""
 
     id: str
-    kind: Literal["import", "purge", "compact", "backup"]
+    kind: Literal["import", "purge", "compact", "drop", "backup"]
     collection: str | None
     state: JobState
     created: float

@@ -139,6 +139,16 @@ class DocumentsPurged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CollectionDropped(Event):
+    """A collection is durably gone from the bank; `bytes` of vectors and views are about to be removed."""
+
+    collection: str
+    documents: int
+    passages: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionExported(Event):
     """A file has one state of a collection, whole and durably; "-" is standard output."""
 

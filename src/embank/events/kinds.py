@@ -15,6 +15,7 @@ from embank.events.caches import (
 )
 from embank.events.collections import (
     ChangeRefused,
+    CollectionDropped,
     CollectionExported,
     CollectionImported,
     CollectionReduced,
@@ -90,6 +91,7 @@ __all__ = [
     "CacheShrunk",
     "CacheWarmed",
     "ChangeRefused",
+    "CollectionDropped",
     "CollectionExported",
     "CollectionImported",
     "CollectionReduced",

@@ -25,7 +25,7 @@ from embank.system.log import get_logger
 
 _log = get_logger(__name__)
 
-Work = Literal["import", "purge", "compact", "backup"]
+Work = Literal["import", "purge", "compact", "drop", "backup"]
 Tell = Callable[[Mapping[str, Any]], None]
 """Called by the work with how far it is, in its own words; ends the work where the job was cancelled."""
 

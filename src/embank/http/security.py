@@ -21,6 +21,7 @@ from embank.errors import InvalidInput
 from embank.events.kinds import KeysChanged
 from embank.http.errors import Refusal
 from embank.http.keys import Key, KeyBook, changes
+from embank.store.audit import acting
 
 if TYPE_CHECKING:
     from embank.http.service import Service
@@ -44,7 +45,10 @@ class ScopedRoute(APIRoute):
         return scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, which begins with the check and ends, where an admin did something, with an entry on record."""
+        """The handler, which begins with the check and ends, where an admin did something, with an entry on record.
+
+        What is done to the bank meanwhile, also by a job that it starts, is on record as done for the key.
+        """
         handle = super().get_route_handler()
         scope, route = self.scope, self.path_format
 
@@ -53,11 +57,11 @@ class ScopedRoute(APIRoute):
             service: Service = request.app.state.service
             key = None if scope == "nothing" else service.guard.check(request, scope)
             request.state.key = key
-            response = await handle(request)
-            if scope == "admin" and request.method != "GET" and response.status_code < 400:
-                detail = {"request": f"{request.method} {request.url.path}", "request_id": request.state.request_id}
-                by = "loopback" if key is None else key.id
-                await run_in_threadpool(service.on_record, "admin", **detail, key=by)
+            with acting(**_actor(key), request_id=request.state.request_id):
+                response = await handle(request)
+                if scope == "admin" and request.method != "GET" and response.status_code < 400:
+                    asked = f"{request.method} {request.url.path}"
+                    await run_in_threadpool(service.on_record, "admin", request=asked)
             return response
 
         return checked
@@ -132,6 +136,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _actor(key: Key | None) -> dict[str, str]:
+    return {"key": "loopback"} if key is None else {"key": key.id, "name": key.name}
 
 
 def _hostname(url: str) -> str:

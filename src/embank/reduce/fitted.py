@@ -81,6 +81,12 @@ class Fitted:
                 self._held[collection, version] = held
         return held
 
+    def forget(self, collection: str) -> None:
+        """Let go what is held for a collection that is no more."""
+        with self._guard:
+            for key in [key for key in self._held if key[0] == collection]:
+                del self._held[key]
+
     def used_bytes(self) -> int:
         with self._guard:
             return sum(pca.components.nbytes for pca in self._held.values())

@@ -94,7 +94,8 @@ def _seen(query: Query, collection: str, after: object) -> list[bytes]:
 def _question(query: Query, collection: str) -> bytes:
     """What a page must have in common with the one before: all but how many hits are asked for, and how they look."""
     where = None if query.where is None else compile_where(query.where)
-    same = (collection, query.text, query.mode, query.like, query.min_score, query.diversity, query.rerank, where)
+    asked = (query.mode, query.like, query.min_score, query.diversity, query.rerank, query.dense_weight)
+    same = (collection, query.text, *asked, where)
     hasher = hashlib.blake2b(ascii(same).encode(), digest_size=_QUESTION_BYTES)
     if query.vector is not None:
         hasher.update(b"\0" + query.vector.tobytes())

@@ -40,6 +40,9 @@ class Options(TypedDict, total=False):
 
     `rerank`: whether the reranker, where the settings or `embank.open` name one, puts the best of the candidates in
     order; by default it does. Its score is then that of the hit, and the part `reranked` of `Hit.scores`.
+
+    `dense_weight`, 0 (words alone) to 1 (vectors alone): how a hybrid search weighs its sides by scores, or by ranks
+    where these are fused; in place of what the settings say and of what was fitted for the collection.
     """
 
     min_score: float | None
@@ -49,6 +52,7 @@ class Options(TypedDict, total=False):
     per_document: int
     diversity: float
     rerank: bool
+    dense_weight: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Query:
     per_document: int = 1
     diversity: float = 0.0
     rerank: bool = True
+    dense_weight: float | None = None
     seen: frozenset[bytes] = frozenset()
     """Digests of the ids of documents that stood on the pages before."""
 
@@ -85,6 +90,7 @@ class Query:
             self.per_document,
             self.diversity,
             self.rerank,
+            self.dense_weight,
             sorted(self.seen),
         )
 
@@ -129,6 +135,7 @@ def checked(
         per_document=_whole("per_document", options.get("per_document", 1), least=1, most=MAX_PER_DOCUMENT),
         diversity=_share("diversity", options.get("diversity", 0.0)),
         rerank=_switch("rerank", options.get("rerank", True)),
+        dense_weight=None if options.get("dense_weight") is None else _share("dense_weight", options["dense_weight"]),
         seen=seen,
     )
 

@@ -189,9 +189,9 @@ class Searcher:
                     # It was re-embedded in between: the query's vector is of the model before.
                     info = self._collection.info()
                     continue
-                answers = []
+                answers, fusion = [], self.fusion(snapshot.info)
                 for query in asked:
-                    answers.append(self._answer(query, snapshot, trace, self.fusion(snapshot.info)))
+                    answers.append(self._answer(query, snapshot, trace, fusion.weighing(query.dense_weight)))
                     trace = Trace(self._clock)
                 return snapshot.info, answers
 

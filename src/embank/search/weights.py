@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 Method = Literal["scores", "coverage", "ranks"]
@@ -79,6 +79,12 @@ class Fusion:
             odds = weight / (1 - weight) * spread / deviation
             dense = odds / (1 + odds)
         return Weights(dense, 1 - dense, self.method, signals)
+
+    def weighing(self, dense_weight: float | None) -> Fusion:
+        """The same with that weight of the dense side; coverage, which has none, gives way to scores."""
+        if dense_weight is None:
+            return self
+        return replace(self, method="scores" if self.method == "coverage" else self.method, dense_weight=dense_weight)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which `from_dict` reads."""

@@ -1,18 +1,39 @@
-"""Acts that must be on record: written in the act's own transaction, so that neither exists without the other."""
+"""Acts that must be on record: written in the act's own transaction, so that neither exists without the other.
+
+On whose behalf an act is done is said once, around the work, by who knows it: every row written within names it.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+
+# A property of the thread (or task) that works; not a setting.
+_actor: ContextVar[Mapping[str, str] | None] = ContextVar("embank_store_actor", default=None)
+
+
+@contextmanager
+def acting(**actor: str) -> Iterator[None]:
+    """Within the block, the acts of this thread or task are on record as done for `actor`."""
+    token = _actor.set(actor)
+    try:
+        yield
+    finally:
+        _actor.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One act: when (seconds since the epoch), what, on which collection, with which details."""
+    """One act: when (seconds since the epoch), what, on which collection, with which details.
+
+    `detail["actor"]` says for whom, where that is known: the service tells the key, its name and the request.
+    """
 
     at: float
     act: str
@@ -41,6 +62,9 @@ def read(connection: sqlite3.Connection, *, limit: int) -> list[AuditRow]:
 
 
 def _encoded(detail: dict[str, Any]) -> str:
+    actor = _actor.get()
+    if actor is not None:
+        detail = {**detail, "actor": dict(actor)}
     return json.dumps(detail, ensure_ascii=False, default=_plain)
 
 

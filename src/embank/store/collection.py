@@ -6,20 +6,22 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
-from embank.errors import EmbankError, MetricMismatch, ProtectedCollectionError, StorageFailed, StorageFull, StoreError
-from embank.events.kinds import ChangeRefused, DocumentsCommitted, DocumentsDeleted
+from embank.errors import EmbankError, MetricMismatch, StorageFailed, StorageFull, StoreError
+from embank.events.kinds import DocumentsCommitted, DocumentsDeleted
 from embank.store import audit, collections, documents, wording
 from embank.store.codec import Float32, Stored
-from embank.store.collections import Row
+from embank.store.collections import Made, Row
 from embank.store.compact import Compactor, OnCompactProgress, undo
+from embank.store.dropping import Dropper, OnDropProgress
 from embank.store.generation import Generation, OpenGenerations
 from embank.store.hot.hot import HotTier
 from embank.store.index.handle import CollectionIndex
 from embank.store.index.view import VectorView
 from embank.store.metric import Metric
 from embank.store.predicate import compile_where
+from embank.store.presence import Presence
 from embank.store.protocol import Batch, CollectionInfo, Known, Reembedding, Space, StoredDocument
 from embank.store.purge import OnPurgeProgress, Purger
 from embank.store.reports import CompactReport, PurgeReport
@@ -45,6 +47,7 @@ class StoredCollection:
         self.name = name
         self._shared = shared
         self._database = shared.database
+        self._presence = Presence(shared, name)
         self._generations = OpenGenerations(shared)
         self._shadows = Shadows(shared, name, self._generations)
         self._written = False
@@ -90,9 +93,8 @@ class StoredCollection:
 
     def info(self) -> CollectionInfo | None:
         """What is recorded of it; `None` before the first document. One row is read, whatever the size."""
-        with self._database.reading() as connection:
-            row = collections.find(connection, self.name)
-        return None if row is None else row.info
+        with self._existing() as (_, row):
+            return None if row is None else row.info
 
     def known(self, ids: Iterable[str]) -> dict[str, Known]:
         """What is held under each of `ids`."""
@@ -128,6 +130,7 @@ class StoredCollection:
         """Write a batch, whole and durably, and return the sequence it got. `space` is that of `batch.vectors`."""
         clock = self._shared.clock
         now, started = clock.now(), clock.monotonic()
+        sums: list[int] = []
         with self._database.changing() as writer:
             row = self._ensure(writer, now)
             collections.check_metric(row.info, batch.metric)
@@ -138,18 +141,19 @@ class StoredCollection:
                 if row.info.fingerprint != space.fingerprint:
                     row = self._settled(row, space)
                 with self._generations.using(row) as generation:
-                    self._append(generation, row, batch.vectors)
+                    sums = self._append(generation, row, batch.vectors)
             with self._database.transaction() as connection:
-                sequence = self._write(connection, row, batch, now)
+                sequence = self._write(connection, row, batch, sums, now)
         self._written = True
         self._shadows.tidy(only_known=True)
-        self._committed(batch, sequence, clock.monotonic() - started)
+        count, seconds = len(batch.upserts) + len(batch.relabeled), clock.monotonic() - started
+        self._shared.stream.publish(DocumentsCommitted(self.name, sequence, count, len(batch.vectors), seconds))
         return sequence
 
-    def ensure(self, *, dtype: str) -> CollectionInfo:
-        """Make the collection where there is none, to store vectors as `dtype`; what is recorded of it."""
+    def ensure(self, **made: Unpack[Made]) -> CollectionInfo:
+        """Make the collection where there is none, so; what is recorded of it."""
         with self._database.changing() as writer:
-            return self._ensure(writer, self._shared.clock.now(), dtype=dtype).info
+            return self._ensure(writer, self._shared.clock.now(), **made).info
 
     def check_changeable(self, ids: Sequence[str]) -> None:
         """Raise `ProtectedCollectionError` where the collection is protected and has any of `ids`."""
@@ -170,11 +174,11 @@ class StoredCollection:
         predicate = None if where is None else compile_where(where)
         now = self._shared.clock.now()
         with self._database.transaction() as connection:
-            row = collections.find(connection, self.name)
+            row = self._presence.find(connection)
             if row is None:
                 return 0
             if row.info.protected:
-                raise self._refused(row, "delete")
+                raise self._presence.refused(row, "delete")
             doomed = list(ids) if predicate is None else documents.matching_ids(connection, row.key, predicate)
             gone, chunks, text_bytes = documents.remove(connection, row, doomed, sequence=row.sequence + 1)
             if not gone:
@@ -189,7 +193,8 @@ class StoredCollection:
 
     def purge(self, rule: Rule, *, dry_run: bool = False, on_progress: OnPurgeProgress | None = None) -> PurgeReport:
         """Delete the documents that `rule` says, in steps; with `dry_run` only tell which those are. On record."""
-        purger = Purger(self._shared, self.name, rule, refused=self._refused, on_progress=on_progress)
+        self._presence.check()
+        purger = Purger(self._shared, self.name, rule, refused=self._presence.refused, on_progress=on_progress)
         return purger.run(dry_run=dry_run)
 
     def protect(self, *, protected: bool) -> None:
@@ -217,6 +222,7 @@ class StoredCollection:
     @contextmanager
     def snapshot(self, *, where: Mapping[str, Any] | None = None, lexical: bool = True) -> Iterator[Snapshot]:
         """One consistent state to search: documents, vectors, tombstones and words of the same sequence."""
+        self._presence.check()
         condition = None if where is None else parse(where)
         with self._states.now(condition, lexical=lexical) as snapshot:
             yield snapshot
@@ -238,8 +244,7 @@ class StoredCollection:
             _log.warning("the lexical view of %r lags behind: %s", self.name, error)
 
     def _catch_up(self, allowed: int, *, index: bool) -> None:
-        with self._database.reading() as connection:
-            row = collections.find(connection, self.name)
+        with self._existing() as (connection, row):
             generation = self._generations.enter(row) if row is not None and row.slots else None
             if row is None or generation is None:  # nothing there, or replaced this moment by one that is up to date
                 return
@@ -265,10 +270,12 @@ class StoredCollection:
 
     def reembedding(self) -> Reembedding | None:
         """The re-embedding that is under way or was interrupted; `None` where there is none."""
+        self._presence.check()
         return self._shadows.state()
 
     def check_reembedding(self) -> None:
         """Raise what `shadow` would for a collection that can't be re-embedded, before a model is loaded for it."""
+        self._presence.check()
         self._shadows.check()
 
     @contextmanager
@@ -279,6 +286,7 @@ class StoredCollection:
         `ProtectedCollectionError`, `BankReadOnly`, `CollectionNotFound`, and `StoreError` while another thread fills
         it. `dtype` is how the vectors are stored, by default as they are now.
         """
+        self._presence.check()
         with self._shadows.open(space, dtype=dtype) as shadow:
             yield shadow
 
@@ -291,8 +299,15 @@ class StoredCollection:
 
         With `dry_run` only tell what there is to do.
         """
+        self._presence.check()
         compactor = Compactor(self._shared, self.name, self._generations, self._shadows, on_progress=on_progress)
         return compactor.plan() if dry_run else compactor.run()
+
+    def dropper(self, on_progress: OnDropProgress | None = None) -> Dropper:
+        """What drops it, for the store that gave it out."""
+        return Dropper(
+            self._shared, self._presence, self._generations, self._shadows, self.hot, on_progress=on_progress
+        )
 
     def undo_compaction(self) -> None:
         """Give up a compaction that a kill cut short. To be called before anything else works with the collection."""
@@ -319,15 +334,16 @@ class StoredCollection:
     @contextmanager
     def _existing(self) -> Iterator[tuple[sqlite3.Connection, Row | None]]:
         with self._database.reading() as connection:
-            yield connection, collections.find(connection, self.name)
+            yield connection, self._presence.find(connection)
 
-    def _ensure(self, writer: sqlite3.Connection, now: float, *, dtype: str | None = None) -> Row:
-        row = collections.find(writer, self.name)
+    def _ensure(self, writer: sqlite3.Connection, now: float, **made: Unpack[Made]) -> Row:
+        row = self._presence.find(writer)
         if row is None:
             with self._database.transaction() as connection:
-                metric, dtype = self._wanted or "cosine", dtype or self._shared.settings.dtype
-                row = collections.insert(connection, self.name, metric=metric, dtype=dtype, now=now)
-                wording.begin(connection, row, self._shared.settings.lexical_language)
+                settings, metric = self._shared.settings, self._wanted or made.get("metric") or "cosine"
+                dtype, language = made.get("dtype"), made.get("language")
+                row = collections.insert(connection, self.name, metric=metric, dtype=dtype or settings.dtype, now=now)
+                wording.begin(connection, row, language or settings.lexical_language)
         collections.check_metric(row.info, self._wanted)
         return row
 
@@ -337,21 +353,23 @@ class StoredCollection:
             settled = collections.load(connection, row.key)
         return settled or row
 
-    def _write(self, connection: sqlite3.Connection, row: Row, batch: Batch, now: float) -> int:
-        sequence, slot = row.sequence + 1, row.slots
+    def _write(self, connection: sqlite3.Connection, row: Row, batch: Batch, sums: list[int], now: float) -> int:
+        sequence, slot, left = row.sequence + 1, row.slots, iter(sums)
+        added = sum(len(upsert.chunks) for upsert in batch.upserts)
+        if added != len(sums):
+            raise StoreError(f"a batch of {added} chunks came with {len(sums)} vectors")
         ids = [upsert.document.id for upsert in batch.upserts]
         gone, gone_chunks, gone_bytes = documents.remove(connection, row, ids, sequence=sequence)
         new_bytes = 0
         for upsert in batch.upserts:
-            documents.put(connection, row, upsert, root=batch.root, first_slot=slot, sequence=sequence, now=now)
+            documents.put(
+                connection, row, upsert, root=batch.root, first_slot=slot, sums=left, sequence=sequence, now=now
+            )
             slot += len(upsert.chunks)
             new_bytes += len(upsert.document.text.encode())
         titles = self._shared.settings.lexical_titles
         for document in batch.relabeled:
             documents.relabel(connection, row.key, document, root=batch.root, sequence=sequence, now=now, titles=titles)
-        added = slot - row.slots
-        if added != len(batch.vectors):
-            raise StoreError(f"a batch of {added} chunks came with {len(batch.vectors)} vectors")
         return collections.advance(
             connection,
             row,
@@ -362,32 +380,17 @@ class StoredCollection:
             now=now,
         )
 
-    def _committed(self, batch: Batch, sequence: int, seconds: float) -> None:
-        count, chunks = len(batch.upserts) + len(batch.relabeled), len(batch.vectors)
-        self._shared.stream.publish(
-            DocumentsCommitted(collection=self.name, sequence=sequence, documents=count, chunks=chunks, seconds=seconds)
-        )
-
-    def _append(self, generation: Generation, row: Row, vectors: Float32 | Stored) -> None:
+    def _append(self, generation: Generation, row: Row, vectors: Float32 | Stored) -> list[int]:
         if vectors.dtype.names is None:
-            generation.append(row, vectors)
-            return
+            return generation.append(row, vectors)
         codec = row.codec()
         if codec is None or codec.record != vectors.dtype:
             raise StoreError(f"collection {self.name!r} stores {row.info.dtype}, other records were offered")
-        generation.append_records(row, vectors)
+        return generation.append_records(row, vectors)
 
     def _refuse_if_protected(self, row: Row, ids: Sequence[str]) -> None:
         if row.info.protected and self.known(ids):
-            raise self._refused(row, "change of an existing document")
-
-    def _refused(self, row: Row, act: str) -> ProtectedCollectionError:
-        _log.warning("protected collection %r refused %s", row.info.name, act)
-        self._shared.stream.publish(ChangeRefused(collection=row.info.name, act=act))
-        return ProtectedCollectionError(
-            f"collection {row.info.name!r} is protected and refuses {act}; new documents may be added",
-            collection=row.info.name,
-        )
+            raise self._presence.refused(row, "change of an existing document")
 
 
 def _touched(batch: Batch) -> list[str]:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from embank.errors import BankDamaged, CollectionNotFound, FingerprintMismatch, InvalidInput, MetricMismatch
+from embank.store import dropped
 from embank.store import metric as metrics
 from embank.store.codec import Codec
 from embank.store.info import COLUMNS, CollectionInfo, of_row, recorded
 from embank.store.metric import Metric
 from embank.store.protocol import Space
+from embank.store.words import Language
 
 MAX_NAME_CHARACTERS = 128
 
 _GENERATION_SHIFT = 32
+
+
+class Made(TypedDict, total=False):
+    """How a collection is to be made; what is left out or `None` is as the settings, or whoever opened it, say."""
+
+    dtype: str | None
+    metric: Metric | None
+    language: Language | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +86,14 @@ def every(connection: sqlite3.Connection) -> list[Row]:
 
 
 def insert(connection: sqlite3.Connection, name: str, *, metric: Metric, dtype: str, now: float) -> Row:
-    """Make a collection; inside a transaction."""
+    """Make a collection, whose number and time of creation none had that was dropped; inside a transaction."""
+    last_key, last_created = dropped.marks(connection)
+    created = now if now > last_created else math.nextafter(last_created, math.inf)
     cursor = connection.execute(
-        "INSERT INTO collections (name, metric, role, protected, dtype, generation, sequence, slots, documents, "
-        "chunks, text_bytes, created, changed) VALUES (?, ?, 'local', 0, ?, 0, 0, 0, 0, 0, 0, ?, ?)",
-        (name, metric, dtype, now, now),
+        "INSERT INTO collections (id, name, metric, role, protected, dtype, generation, sequence, slots, documents, "
+        "chunks, text_bytes, created, changed) "
+        "SELECT MAX(IFNULL(MAX(id), 0), ?) + 1, ?, ?, 'local', 0, ?, 0, 0, 0, 0, 0, 0, ?, ? FROM collections",
+        (last_key, name, metric, dtype, created, created),
     )
     row = load(connection, int(cursor.lastrowid or 0))
     if row is None:

@@ -166,7 +166,7 @@ class Compactor:
             clone = Clone(self._shared, at, source=source, copy=copy, rows=rows)
             self._copy(clone, report, rows, started)
             self._replace(clone, report)
-            self._open.put_in_use(at.row.info.generation)
+            self._open.put_in_use(at.row)
             try:
                 clone.catch_up(lag_rows=1)
                 clone.close_view()

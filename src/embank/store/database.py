@@ -12,7 +12,10 @@ from pathlib import Path
 
 from embank.errors import BankDamaged, BankReadOnly, StorageFailed, StorageFull, StoreError
 from embank.store.schema import DATABASE
-from embank.system.sqlite import Readers, connect, transaction
+from embank.system.log import get_logger
+from embank.system.sqlite import BUSY_TIMEOUT_S, Readers, connect, transaction
+
+_log = get_logger(__name__)
 
 
 class Database:
@@ -58,6 +61,31 @@ class Database:
             finally:
                 self._turn.release()
 
+    def give_back(self) -> tuple[int, int]:
+        """Give the disk the pages that became free, where they are a good part of the file; writers wait meanwhile.
+
+        Returns by how many bytes the file shrank, and how many bytes in it are free, for what is written next. Raises
+        nothing: where the disk has no room to write the file anew, all of them stay in it.
+        """
+        try:
+            with self.changing() as connection:
+                before, free = _sizes(connection)
+                if free >= _WORTH_BYTES and free >= _WORTH_SHARE * before and self._has_room(before - free):
+                    connection.execute("VACUUM")
+                after, free = _sizes(connection)
+                # The file itself is cut, and what went through the log given back, where no reader needs it as it was.
+                connection.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+                return before - after, free
+        except (StoreError, OSError, sqlite3.Error) as error:
+            _log.warning("free pages of %s stay in it: %s", self.root / DATABASE, error)
+            return 0, 0
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the file can be written anew: once beside it, and once into its log."""
+        return shutil.disk_usage(self.root).free > 2 * size + _ROOM_BYTES
+
     def close(self) -> None:
         """Close every connection that is not lent. May be called twice."""
         with self._turn:
@@ -66,6 +94,20 @@ class Database:
                 self._writer.close()
 
 
+def _sizes(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of the whole file, its log brought into it, and of the free pages in it."""
+    pages, free, page_bytes = (
+        int(connection.execute(f"PRAGMA {each}").fetchone()[0])
+        for each in ("page_count", "freelist_count", "page_size")
+    )
+    return pages * page_bytes, free * page_bytes
+
+
+_WORTH_SHARE = 0.25
+"""So much of the file must be free for it to be written anew: else that takes longer than what it frees is worth."""
+
+_WORTH_BYTES = 1_048_576
+_PATIENCE_MS = 200
 _BATCH = "the last batch was not kept, all that was acknowledged is safe"
 _ROOM_BYTES = 1_048_576
 """With less than this SQLite's errors of reading and writing, which don't say why, are put down to a full disk."""

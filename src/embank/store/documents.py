@@ -15,7 +15,7 @@ from typing import Any
 
 from embank.errors import InvalidInput
 from embank.records import Chunk, Document, Metadata
-from embank.store import wording
+from embank.store import checksums, wording
 from embank.store.collections import Row
 from embank.store.predicate import Predicate
 from embank.store.protocol import Known, StoredDocument, Upsert
@@ -90,10 +90,14 @@ def put(
     *,
     root: str | None,
     first_slot: int,
+    sums: Iterator[int],
     sequence: int,
     now: float,
 ) -> None:
-    """Insert a document and its chunks. What was held under its id must have been removed before."""
+    """Insert a document and its chunks. What was held under its id must have been removed before.
+
+    `sums` gives the checksums of the records of its chunks, and then those of others.
+    """
     document = upsert.document
     cursor = connection.execute(
         "INSERT INTO documents (collection, name, digest, root, origin, sequence, added, changed, metadata, text) "
@@ -111,18 +115,35 @@ def put(
             document.text,
         ),
     )
-    put_chunks(connection, row, int(cursor.lastrowid or 0), upsert.chunks, first_slot=first_slot)
+    put_chunks(connection, row, int(cursor.lastrowid or 0), upsert.chunks, first_slot=first_slot, sums=sums)
 
 
 def put_chunks(
-    connection: sqlite3.Connection, row: Row, document: int, chunks: Sequence[Chunk], *, first_slot: int
+    connection: sqlite3.Connection,
+    row: Row,
+    document: int,
+    chunks: Sequence[Chunk],
+    *,
+    first_slot: int,
+    sums: Iterator[int],
 ) -> None:
-    """Insert the chunks of the document with the row id `document`, at slots from `first_slot` on."""
+    """Insert the chunks of the document with the row id `document`, at slots from `first_slot` on.
+
+    `sums` gives the checksums of their records, and then those of others.
+    """
     connection.executemany(
-        "INSERT INTO chunks (collection, slot, document, ordinal, start, end) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO chunks (collection, slot, document, ordinal, start, end, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            (row.slots_key, first_slot + ordinal, document, ordinal, chunk.start, chunk.end)
-            for ordinal, chunk in enumerate(chunks)
+            (
+                row.slots_key,
+                first_slot + ordinal,
+                document,
+                ordinal,
+                chunk.start,
+                chunk.end,
+                checksums.of_passage(record, document, ordinal, chunk.start, chunk.end),
+            )
+            for ordinal, (chunk, record) in enumerate(zip(chunks, sums, strict=False))
         ),
     )
 

@@ -9,7 +9,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,12 @@ import numpy.typing as npt
 
 from embank.errors import BankDamaged
 from embank.store import vectors
+from embank.store.checksums import Compared
+from embank.store.codec import Stored
 from embank.store.collections import Row
 from embank.store.index import saved
 from embank.store.lexical import LexicalIndex, Mark
+from embank.store.schema import DATABASE
 from embank.store.vectors import Segments
 from embank.system.files import Files
 
@@ -29,6 +32,10 @@ _TANTIVY = 1337
 _HEAP_BYTES = 15_000_000
 
 Slots = npt.NDArray[np.int64]
+Compare = Callable[[Stored, int], Compared]
+"""Holds records, the first of them at a slot, against the checksums of the passages there."""
+
+_WAY_OUT = "write these documents again, or restore a backup"
 
 
 def segments_of(root: Path, row: Row, files: Files) -> Segments | None:
@@ -45,8 +52,13 @@ def parts(row: Row) -> Iterator[tuple[int, int]]:
         yield number, min(row.slots - number * vectors.SEGMENT_ROWS, vectors.SEGMENT_ROWS)
 
 
-def segment(segments: Segments, row: Row, number: int, rows: int) -> Iterator[tuple[str, Slots]]:
-    """What is wrong with a segment, and the slots that it concerns."""
+def segment(
+    segments: Segments, row: Row, number: int, rows: int, *, compare: Compare, full: bool = False
+) -> Iterator[tuple[str, Slots]]:
+    """What is wrong with a segment, and the slots that it concerns.
+
+    Vectors are held against their checksums; those without one, and with `full` all, must be possible ones.
+    """
     codec = row.codec()
     if codec is None:
         return
@@ -57,28 +69,35 @@ def segment(segments: Segments, row: Row, number: int, rows: int) -> Iterator[tu
         with path.open("rb") as file:
             header = segments.header(number)
             if file.read(len(header)) != header:
-                yield "it is not the segment that the bank recorded (its header differs)", every
+                yield f"it is not the segment that the bank recorded (its header differs): {_WAY_OUT}", every
                 return
             size = os.fstat(file.fileno()).st_size
             there = min(max(size - segments.offset(0), 0) // codec.record.itemsize, rows)
             if there < rows:
-                yield f"it is shorter than the {segments.offset(rows):,} bytes recorded", every[there:]
+                yield f"it is shorter than the {segments.offset(rows):,} bytes recorded: {_WAY_OUT}", every[there:]
             file.seek(segments.offset(0))
             step = max(_BLOCK_BYTES // (4 * codec.dimension), 1)
-            bad = []
+            bad, differing = [every[:0]], [every[:0]]
             for start in range(0, there, step):
                 count = min(step, there - start)
                 block = np.frombuffer(file.read(count * codec.record.itemsize), codec.record)
-                bad.append(first + start + np.flatnonzero(codec.damaged(block, unit=unit)))
+                compared = compare(block, first + start)
+                differing.append(np.array(compared.differing, np.int64))
+                asked = np.arange(count) if full else np.array(compared.without, np.int64) - (first + start)
+                if len(asked):
+                    bad.append(first + start + asked[codec.damaged(block[asked], unit=unit)])
     except FileNotFoundError:
-        yield "it is missing", every
+        yield f"it is missing: {_WAY_OUT}", every
         return
     except OSError as error:
-        yield f"it can't be read: {error.strerror}", every
+        yield f"it can't be read ({error.strerror}): {_WAY_OUT}", every
         return
-    wrong = np.concatenate(bad) if bad else every[:0]
-    if len(wrong):
-        yield f"it holds vectors that are not {'of unit length' if unit else 'finite'}", wrong
+    altered = np.concatenate(differing)
+    if len(altered):
+        yield f"it holds vectors that, or their rows in {DATABASE}, are not as they were written: {_WAY_OUT}", altered
+    impossible = np.setdiff1d(np.concatenate(bad), altered)
+    if len(impossible):
+        yield f"it holds vectors that are not {'of unit length' if unit else 'finite'}: {_WAY_OUT}", impossible
 
 
 def lexical(root: Path, bank: str, row: Row) -> tuple[str, str | None, Mark | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 
 from embank.errors import StoreError
 from embank.memory.governor import Registration
-from embank.store import chunks, predicate
+from embank.store import checksums, chunks, predicate
 from embank.store.codec import Stored
 from embank.store.collections import Row
 from embank.store.columns import Columns
@@ -50,17 +51,17 @@ class Generation:
         self._epoch = Epoch(0, None, None)
         self._columns: Columns | None = None
 
-    def append(self, row: Row, vectors: Float32) -> None:
-        """Write `vectors` behind the mark of `row`, durably. For one writer at a time."""
-        segments = self._opened(row)
-        segments.append(vectors, mark=row.slots)
-        segments.sync()
+    def append(self, row: Row, vectors: Float32) -> list[int]:
+        """Write `vectors` behind the mark of `row`, durably; the checksums of their records. One writer at a time."""
+        return self.append_records(row, self._opened(row).codec.encode(vectors))
 
-    def append_records(self, row: Row, records: Stored) -> None:
+    def append_records(self, row: Row, records: Stored) -> list[int]:
         """The same for vectors as another generation of the same codec stores them."""
         segments = self._opened(row)
+        sums = checksums.of_records(records)
         segments.append_records(records, mark=row.slots)
         segments.sync()
+        return sums
 
     def rows(self, row: Row) -> Rows:
         """All vectors below the mark of `row`, buried or not."""
@@ -154,24 +155,32 @@ class Generation:
         return epoch.rows, epoch.dead
 
 
+_Number = tuple[int, int]
+"""The collection's own number and that of a generation. Later ones are greater, also where the collection was dropped
+and made anew by another process."""
+
+_END = (sys.maxsize, 0)
+
+
 class OpenGenerations:
-    """The generations of one collection that are open in this process. Thread-safe.
+    """The generations of the collection of a name that are open in this process. Thread-safe.
 
     Nobody is kept waiting: who works with a generation that was replaced finishes, and the last one closes it.
     """
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._guard = threading.Lock()
-        self._open: dict[int, Generation] = {}
-        self._latest = 0
+        self._guard = threading.Condition(threading.Lock())
+        self._open: dict[_Number, Generation] = {}
+        self._latest: _Number = (0, 0)
+        self._closing = 0
 
     def enter(self, row: Row, *, in_use: bool = True) -> Generation | None:
         """The generation of `row`, to be left again; `None` when it was replaced and closed: then read the row anew.
 
         `in_use` says that it is the collection's own, not one that is being filled.
         """
-        number = row.info.generation
+        number = _number(row)
         with self._guard:
             if in_use:
                 self._latest = max(self._latest, number)
@@ -189,8 +198,8 @@ class OpenGenerations:
             generation.users -= 1
             done = [number for number, each in self._open.items() if number < self._latest and not each.users]
             closing = [self._open.pop(number) for number in done]
-        for each in closing:
-            each.close()
+            self._closing += len(closing)
+        self._close(closing)
 
     @contextmanager
     def using(self, row: Row, *, in_use: bool = True) -> Iterator[Generation]:
@@ -203,18 +212,31 @@ class OpenGenerations:
         finally:
             self.leave(generation)
 
-    def put_in_use(self, number: int) -> None:
-        """Those before `number` are replaced; nobody enters one of them that is closed."""
+    def put_in_use(self, row: Row) -> None:
+        """Generations before that of `row` are replaced; nobody enters one of them that is closed."""
         with self._guard:
-            self._latest = max(self._latest, number)
+            self._latest = max(self._latest, _number(row))
 
-    def drop(self, number: int) -> bool:
+    def end(self, *, wait_s: float) -> bool:
+        """The collection is no more: close every generation once nobody works with it; whether all are closed by then.
+
+        Nobody enters one that is closed. Who still works with one after `wait_s` closes it when he is done.
+        """
+        with self._guard:
+            self._latest = _END
+            closing = [self._open.pop(number) for number, each in list(self._open.items()) if not each.users]
+            self._closing += len(closing)
+        self._close(closing)
+        with self._guard:
+            return self._guard.wait_for(lambda: not self._open and not self._closing, wait_s)
+
+    def drop(self, key: int, number: int) -> bool:
         """Close a generation that is to be removed, unless somebody works with it; whether it is closed."""
         with self._guard:
-            generation = self._open.get(number)
+            generation = self._open.get((key, number))
             if generation is not None and generation.users:
                 return False
-            self._open.pop(number, None)
+            self._open.pop((key, number), None)
         if generation is not None:
             generation.close()
         return True
@@ -229,5 +251,18 @@ class OpenGenerations:
         """Close every generation, used or not."""
         with self._guard:
             closing, self._open = list(self._open.values()), {}
-        for generation in closing:
-            generation.close()
+            self._closing += len(closing)
+        self._close(closing)
+
+    def _close(self, closing: list[Generation]) -> None:
+        for each in closing:
+            try:
+                each.close()
+            finally:
+                with self._guard:
+                    self._closing -= 1
+                    self._guard.notify_all()
+
+
+def _number(row: Row) -> _Number:
+    return row.key, row.info.generation

@@ -165,8 +165,8 @@ def take_over(
     """
     listed, mark = json.dumps(slots.tolist()), at.row.slots
     taken = connection.execute(
-        "INSERT INTO chunks (collection, slot, document, ordinal, start, end) "
-        "SELECT ?, ? + wanted.key, document, ordinal, start, end FROM json_each(?) AS wanted "
+        "INSERT INTO chunks (collection, slot, document, ordinal, start, end, checksum) "
+        "SELECT ?, ? + wanted.key, document, ordinal, start, end, checksum FROM json_each(?) AS wanted "
         "CROSS JOIN chunks ON collection = ? AND slot = wanted.value",
         (at.row.slots_key, mark, listed, row.slots_key),
     ).rowcount
@@ -222,6 +222,15 @@ def retire(connection: sqlite3.Connection, at: Filling, *, now: float) -> None:
     )
 
 
+def every(connection: sqlite3.Connection, row: Row) -> list[int]:
+    """All generations of which there may be rows or files: the one in use, one being made, those to be removed."""
+    numbers = [row.info.generation]
+    if documents.has_generations(connection):
+        rows = connection.execute("SELECT generation FROM generations WHERE collection = ?", (row.key,))
+        numbers += [int(number) for (number,) in rows]
+    return sorted(numbers)
+
+
 def retired(connection: sqlite3.Connection, key: int) -> list[int]:
     """The generations of a collection that are to be removed."""
     if not documents.has_generations(connection):
@@ -233,6 +242,11 @@ def retired(connection: sqlite3.Connection, key: int) -> list[int]:
 def erase_step(connection: sqlite3.Connection, key: int, generation: int) -> bool:
     """Remove some of the rows of a retired generation; whether there may be more."""
     own = slots_key(key, generation)
+    return erase_slots(connection, own) or _erase_digests(connection, key, generation, own)
+
+
+def erase_slots(connection: sqlite3.Connection, own: int) -> bool:
+    """Remove some of the passages, tombstones and titles of a `slots_key`; whether there may be more."""
     # Passages first: while there are any, the removal of a document makes tombstones.
     for table in ("chunks", "tombstones"):
         gone = connection.execute(
@@ -243,7 +257,7 @@ def erase_step(connection: sqlite3.Connection, key: int, generation: int) -> boo
         if gone:
             return True
     wording.forget(connection, own)
-    return _erase_digests(connection, key, generation, own)
+    return False
 
 
 def forget(connection: sqlite3.Connection, key: int, generation: int) -> None:

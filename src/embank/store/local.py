@@ -13,10 +13,11 @@ from pathlib import Path
 from embank.cache.weighed import WeighedCache
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
-from embank.store import audit, collections, manifest, migration, schema, wording
+from embank.store import audit, checksums, collections, dropping, manifest, migration, schema, wording
 from embank.store.collection import StoredCollection
 from embank.store.columns import Column
 from embank.store.database import Database, translated_errors
+from embank.store.dropping import OnDropProgress
 from embank.store.hot.settings import Settings as HotSettings
 from embank.store.index.backend import backend
 from embank.store.index.plans import Ask
@@ -24,6 +25,7 @@ from embank.store.index.settings import Settings as IndexSettings
 from embank.store.lock import WriterLock
 from embank.store.metric import Metric
 from embank.store.protocol import CollectionInfo
+from embank.store.reports import DropReport
 from embank.store.settings import Settings
 from embank.store.shared import Shared
 from embank.store.words import Language
@@ -72,6 +74,7 @@ class LocalStore:
             if not read_only:
                 with self.database.changing() as connection:
                     migration.bring(root, connection, files=files, now=clock.now())
+                    checksums.add_column(connection)
             with self.database.reading() as connection:
                 migration.check_readable(root, connection)
                 bank = schema.bank_id(connection)
@@ -83,6 +86,7 @@ class LocalStore:
                 bank, self.database, settings, stream, files, clock, governor, index, ask, hot or HotSettings(), columns
             )
             if not read_only:
+                dropping.remove_left(self._shared)
                 for info in self.collections():  # where a compaction, or the removal of replaced vectors, was cut short
                     self.collection(info.name).undo_compaction()
                     self.collection(info.name).tidy()
@@ -101,6 +105,20 @@ class LocalStore:
             if metric is not None:
                 found.want(metric)
             return found
+
+    def drop(self, name: str, *, dry_run: bool = False, on_progress: OnDropProgress | None = None) -> DropReport:
+        """Take a collection out of the bank, and remove all of it from the disk; `Dropper.run` has the rules.
+
+        Handles of it raise `CollectionNotFound` from then on. With `dry_run` only tell what would go.
+        """
+        collection = self.collection(name)
+        dropper = collection.dropper(on_progress)
+        return dropper.plan() if dry_run else dropper.run(lambda: self._forget(collection))
+
+    def _forget(self, collection: StoredCollection) -> None:
+        with self._guard:
+            if self._collections.get(collection.name) is collection:
+                del self._collections[collection.name]
 
     def set_language(self, name: str, language: Language) -> None:
         """Have the words of a collection cut by `language`; it is made where it does not exist. On record.

@@ -55,6 +55,7 @@ class Purger:
         self._documents = self._passages = self._text_bytes = 0
         self._ids: list[str] = []
         self._record: int | None = None
+        self._key: int | None = None
 
     def run(self, *, dry_run: bool) -> PurgeReport:
         """Delete what the rule says, or with `dry_run` only tell what that is. A protected collection refuses both."""
@@ -130,10 +131,11 @@ class Purger:
 
     def _row(self, connection: sqlite3.Connection, *, act: str | None = "purge") -> Row:
         row = collections.find(connection, self._name)
-        if row is None:
+        if row is None or self._key not in (None, row.key):  # dropped meanwhile, and maybe made anew
             raise CollectionNotFound(f"there is no collection {self._name!r} in {self._database.root}")
         if act is not None and row.info.protected:
             raise self._refused(row, act)
+        self._key = row.key
         return row
 
     def _reserved(self, row: Row) -> AbstractContextManager[object]:

@@ -73,6 +73,31 @@ class PurgeReport:
         return asdict(self)
 
 
+@dataclass(slots=True)
+class DropReport:
+    """What went with a collection that was dropped, or would go: documents with their passages, and bytes of text.
+
+    `file_bytes` are those of its vectors and views, `database_bytes` those by which `bank.db` shrank. Pages that became
+    free in it otherwise, `reusable_bytes`, are used by what is written next. `left`: something is still on the disk,
+    and goes when the bank is next opened for writing.
+    """
+
+    collection: str
+    dry_run: bool
+    documents: int
+    passages: int
+    text_bytes: int
+    file_bytes: int
+    database_bytes: int = 0
+    reusable_bytes: int = 0
+    left: bool = False
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something in a bank that is not as it should be.
@@ -92,13 +117,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a check of a bank read, and what it found. `full` says that indexes and every text were checked, too."""
+    """What a check of a bank read, and what it found. `full` says that indexes and every text were checked, too.
+
+    `unsealed` vectors have no checksum, as a former Embank wrote them.
+    """
 
     path: str
     full: bool
     collections: int
     documents: int
     vectors: int
+    unsealed: int
     bytes: int
     findings: tuple[Finding, ...]
     seconds: float

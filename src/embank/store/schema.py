@@ -40,7 +40,7 @@ CREATE INDEX documents_by_sequence ON documents (collection, sequence);
 -- A passage is text[start:end] of its document and the vector at its slot. Slots grow with the sequence.
 CREATE TABLE chunks (
     collection INTEGER NOT NULL, slot INTEGER NOT NULL, document INTEGER NOT NULL, ordinal INTEGER NOT NULL,
-    start INTEGER NOT NULL, end INTEGER NOT NULL, PRIMARY KEY (collection, slot)) WITHOUT ROWID;
+    start INTEGER NOT NULL, end INTEGER NOT NULL, checksum INTEGER, PRIMARY KEY (collection, slot)) WITHOUT ROWID;
 CREATE INDEX chunks_by_document ON chunks (document);
 
 CREATE TABLE tombstones (

@@ -90,14 +90,13 @@ class Shadow:
             if sum(counts) != len(vectors):
                 raise StoreError(f"a window of {sum(counts)} chunks came with {len(vectors)} vectors")
             current = vectors if all(kept) else vectors[np.repeat(kept, counts)]
-            if len(current):
-                self._generation.append(at.row, current)
+            sums = iter(self._generation.append(at.row, current) if len(current) else [])
             with self._database.transaction() as connection:
                 slot = at.row.slots
                 for draft, keep in zip(drafts, kept, strict=True):
                     if keep:
                         key = draft.document.key
-                        documents.put_chunks(connection, at.row, key, draft.chunks, first_slot=slot)
+                        documents.put_chunks(connection, at.row, key, draft.chunks, first_slot=slot, sums=sums)
                         generations.record_digest(connection, at, draft.document, draft.digest)
                         slot += len(draft.chunks)
                 last = drafts[-1].document
@@ -147,7 +146,7 @@ class Shadow:
                     replaced=row.info.fingerprint,
                     fingerprint=at.row.info.fingerprint,
                 )
-            self._open.put_in_use(self._number)
+            self._open.put_in_use(at.row)
         return Swapped(sequence, self._number, row.info.documents, chunks)
 
     def _at(self, connection: sqlite3.Connection) -> Filling:
@@ -238,7 +237,7 @@ class Shadows:
             with self._database.transaction() as connection:
                 if not generations.erase_step(connection, key, number):
                     break
-        if not self._open.drop(number):
+        if not self._open.drop(key, number):
             return False
         with self._database.changing():
             self._shared.remove_files(key, number)

@@ -123,7 +123,7 @@ class Shared:
     def accesses(self, name: str) -> Accesses:
         """What is counted of the collection of that name, whether or not it exists."""
         return Accesses(
-            self.database.root / "hot" / f"{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}.json",
+            self._accesses_path(name),
             f"{self.bank}:{name}",
             counters=self.hot.counters,
             save_every=self.hot.save_every,
@@ -147,7 +147,11 @@ class Shared:
 
     def disk_bytes(self, row: Row) -> int:
         """Bytes of a generation's vectors and views on the disk."""
-        folders = [self._directory(kind, row.key, row.info.generation) for kind in ("vectors", "views")]
+        return self.generation_bytes(row.key, row.info.generation)
+
+    def generation_bytes(self, key: int, generation: int) -> int:
+        """The same for a generation by its number."""
+        folders = [self._directory(kind, key, generation) for kind in ("vectors", "views")]
         return sum(self.files.tree_bytes(folder) for folder in folders)
 
     def remove_files(self, key: int, generation: int) -> None:
@@ -155,6 +159,16 @@ class Shared:
         self._remove_index(key, generation)
         for kind in ("vectors", "views"):
             self.files.remove_tree(self._directory(kind, key, generation))
+
+    def remove_accesses(self, name: str) -> None:
+        """Remove what was counted of the collection of that name; nobody may be counting."""
+        path = self._accesses_path(name)
+        if path.exists():
+            path.unlink()
+            self.files.sync_directory(path.parent)
+
+    def _accesses_path(self, name: str) -> Path:
+        return self.database.root / "hot" / f"{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}.json"
 
     def _home(self, key: int, generation: int) -> Home:
         """What an index may keep outside its file. The bank's place is part of the name: a copy must not share it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embank.errors import StoreError
-from embank.store import chunks, contents
+from embank.store import chunks, contents, wording
 from embank.store.codec import Codec, Stored
 from embank.store.collections import Row
 from embank.store.contents import Content
@@ -20,7 +20,7 @@ from embank.store.index.rescored import RescoredIndex
 from embank.store.predicate import Predicate
 from embank.store.protocol import Passage
 from embank.store.views import Picture
-from embank.store.words import Words
+from embank.store.words import Language, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,11 @@ class Snapshot:
     def open_slots(self) -> int:
         """How many passages may be found at all: those that the filter and the tombstones leave."""
         return self.row.slots if self._allowed is None else int(np.count_nonzero(self._allowed))
+
+    @property
+    def language(self) -> Language:
+        """What its words are recorded to be cut by."""
+        return wording.language(self._connection, self.row.key)
 
     @property
     def words(self) -> Words | None:

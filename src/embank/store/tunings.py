@@ -89,6 +89,10 @@ class Tunings:
             audit.record(connection, "untune", name, at=now, fusion=kept.fusion if kept is not None else None)
             return kept
 
+    def forget(self, name: str) -> None:
+        """Let go what is held in memory for a collection that is no more."""
+        self._seen.pop(name, None)
+
     def _changed(self, connection: sqlite3.Connection, name: str, now: float) -> int:
         """Count it as a change of the collection: answers that were given before hold no longer."""
         row = collections.find(connection, name)

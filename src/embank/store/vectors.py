@@ -109,16 +109,18 @@ class Segments:
 
     def __init__(self, directory: Path, codec: Codec, *, files: Files, metric: Metric = "cosine") -> None:
         self._directory = directory
-        self._codec = codec
+        self.codec = codec
         self._metric = metric
         self._files = files
         self._open: tuple[int, int] | None = None  # (segment number, descriptor) of the file being appended to
         self._scattered = Scattered(codec, SEGMENT_ROWS, DATA_OFFSET)
         self._mapped: dict[int, Mapped] = {}  # full or growing segments, the latest mapping of each
+        # Kept, because pathlib interns every name, and a table of names grows by those that come and go.
+        self._paths: dict[int, Path] = {}
 
     def append(self, vectors: Float32, *, mark: int) -> None:
         """Write `vectors` at slots [mark, mark + n). Durable only after `sync`; may be repeated with the same mark."""
-        self.append_records(self._codec.encode(vectors), mark=mark)
+        self.append_records(self.codec.encode(vectors), mark=mark)
 
     def append_records(self, stored: Stored, *, mark: int) -> None:
         """The same for records of this codec, as they are."""
@@ -167,7 +169,7 @@ class Segments:
             if mapped is None or len(mapped.records) < wanted:
                 mapped = self._mapped[number] = self._map(number, wanted)
             segments.append(mapped)
-        return Rows(self._codec, tuple(segments), mark, self._scattered, self._metric)
+        return Rows(self.codec, tuple(segments), mark, self._scattered, self._metric)
 
     def close(self) -> None:
         """Close the file being written. Mappings live until the last `Rows` that uses them is gone."""
@@ -178,17 +180,19 @@ class Segments:
 
     def path(self, number: int) -> Path:
         """The file of a segment."""
-        return self._directory / f"{number:06d}.vec"
+        if number not in self._paths:
+            self._paths[number] = self._directory / f"{number:06d}.vec"
+        return self._paths[number]
 
     def header(self, number: int) -> bytes:
         """What the file of a segment begins with."""
-        dtype = self._codec.dtype.encode()
-        body = _HEADER.pack(_MAGIC, dtype, self._codec.dimension, number * SEGMENT_ROWS, SEGMENT_ROWS)
+        dtype = self.codec.dtype.encode()
+        body = _HEADER.pack(_MAGIC, dtype, self.codec.dimension, number * SEGMENT_ROWS, SEGMENT_ROWS)
         return body + struct.pack("<I", zlib.crc32(body))
 
     def offset(self, row: int) -> int:
         """Where the record of a segment's row begins in its file."""
-        return DATA_OFFSET + row * self._codec.record.itemsize
+        return DATA_OFFSET + row * self.codec.record.itemsize
 
     def _writable(self, number: int, *, fresh: bool) -> int:
         """A descriptor of a segment; one that is `fresh` gets its header, also again after an append that failed."""
@@ -229,6 +233,6 @@ class Segments:
         if mapping[: len(header)] != header:
             raise BankDamaged(f"{path} is not the segment that the bank recorded (its header differs)", path=str(path))
         records, picked = (
-            np.frombuffer(each, self._codec.record, count=wanted, offset=DATA_OFFSET) for each in (mapping, picking)
+            np.frombuffer(each, self.codec.record, count=wanted, offset=DATA_OFFSET) for each in (mapping, picking)
         )
         return Mapped(records, picked, picking)

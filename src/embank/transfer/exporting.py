@@ -23,6 +23,7 @@ from embank.store.contents import Content
 from embank.store.predicate import compile_where
 from embank.store.protocol import CollectionInfo
 from embank.store.snapshot import Snapshot
+from embank.store.words import Language
 from embank.system.arrow import require
 from embank.system.clock import Clock
 from embank.system.files import Files
@@ -122,7 +123,7 @@ class Exporter:
             self._governor.reserve("an export", wanted, least_bytes=least, wait_s=_WAIT_S) as kept,
             self._collection.snapshot(lexical=False) as snapshot,
         ):
-            head = self._head(snapshot.info)
+            head = self._head(snapshot.info, snapshot.language)
             writer = writer_of(head)
             for group in self._groups(snapshot, head, limit_bytes=kept.granted_bytes // _COPIES):
                 writer.add(group)
@@ -143,10 +144,18 @@ class Exporter:
             seconds=self._clock.monotonic() - started,
         )
 
-    def _head(self, info: CollectionInfo) -> Head:
+    def _head(self, info: CollectionInfo, language: Language) -> Head:
+        head = Head(info.name, info.metric, vectors=False, language=language)
         if not self._vectors or info.fingerprint is None:
-            return Head(info.name, info.metric, vectors=False)
-        return Head(info.name, info.metric, True, info.fingerprint, info.dimension, info.dtype, info.model)
+            return head
+        return replace(
+            head,
+            vectors=True,
+            fingerprint=info.fingerprint,
+            dimension=info.dimension,
+            dtype=info.dtype,
+            model=info.model,
+        )
 
     def _groups(self, snapshot: Snapshot, head: Head, *, limit_bytes: int) -> Iterator[list[Item]]:
         """The documents in the order of their ids, in lists of about so many bytes."""

@@ -17,6 +17,7 @@ from embank.records import Chunk, Document
 from embank.store.codec import Codec, Stored
 from embank.store.documents import check_document
 from embank.store.metric import METRICS, Metric
+from embank.store.words import LANGUAGES, Language
 
 VERSION = 1
 """The newest version of the form that is read, and the one that is written."""
@@ -29,7 +30,10 @@ DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the rows come from. With `vectors`, `fingerprint`, `dimension` and `dtype` say what these are.
+    """Where the rows come from, and what a collection made of them takes over: `metric`, and `language` of its words.
+
+    `language` is `None` in files of an earlier Embank. With `vectors`, `fingerprint`, `dimension` and `dtype` say what
+    these are.
 
     `dtype` is fp16 (little-endian float16 components) or int8 (bytes, then the row's scale as little-endian float32).
     """
@@ -41,6 +45,7 @@ class Head:
     dimension: int | None = None
     dtype: str | None = None
     model: str | None = None
+    language: Language | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the mark first."""
@@ -111,6 +116,8 @@ def read_head(values: object, *, name: str) -> Head:
         raise SourceError(f"{name}: its head is damaged: {', '.join(wrong) or 'model'}", path=name)
     if given["metric"] not in METRICS:
         raise SourceError(f"{name} is of the metric {given['metric']!r}, which this Embank does not know: upgrade it")
+    if given["language"] not in (None, *LANGUAGES):
+        raise SourceError(f"{name} has words of {given['language']!r}, which this Embank does not know: upgrade it")
     head = Head(**given)
     try:
         head.codec()

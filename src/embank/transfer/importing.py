@@ -1,7 +1,8 @@
 """From an exported file into a collection: the whole file is read and checked first, then written window by window.
 
 Documents are upserted by id, so an import that was cut short is given again, and goes on. Vectors of the collection's
-own fingerprint are taken over as they are; others are refused, unless the texts are to be embedded anew.
+own fingerprint are taken over as they are; others are refused, unless the texts are to be embedded anew. A collection
+that is made for it has the metric and the language of the one that was exported.
 """
 
 from __future__ import annotations
@@ -201,6 +202,7 @@ class Importer:
                 yield row.document
                 self._tell(_CHECKED + (1 - _CHECKED) * self._reader.fraction, "embedding")
 
+        self._collection.ensure(metric=self._head.metric, language=self._head.language)
         done = self._add(documents())
         report.documents, report.added, report.updated = done.seen, done.added, done.updated
         report.relabeled, report.unchanged, report.duplicates = done.relabeled, done.unchanged, done.duplicates
@@ -216,7 +218,7 @@ class Importer:
             raise SourceError(f"{self._name} has no vectors", path=self._name)
         space = Space(head.fingerprint, codec.dimension, head.model)
         report = self._report()
-        info = self._collection.ensure(dtype=codec.dtype)
+        info = self._collection.ensure(dtype=codec.dtype, language=head.language)
         report.exact = info.dtype == codec.dtype
         record = self._collection.on_record("import", file=self._name, fingerprint=head.fingerprint, done=False)
         for window in windows(self._rows()):

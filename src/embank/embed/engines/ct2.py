@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 # Few widths also keep the runtime's cache of compiled kernels, one a shape, small.
 _LENGTH_STEP = 16
+# The keys of numpy's `__array_interface__`, through which the runtime takes an array. Held, because numpy interns them
+# for each array, and CPython's table of interned names grows by every name that comes and goes.
+_ARRAY_INTERFACE = ("data", "descr", "shape", "strides", "typestr", "version")
 # On a CPU, `int8` alone leaves the type of the rest to the runtime; a vector must not depend on its choice.
 _COMPUTE_TYPES: dict[Precision, str] = {"int8": "int8_float32", "float32": "float32"}
 # Measured on BERT tokenizers of 30,000 words: 7.8 MB for a file of 0.47 MB.

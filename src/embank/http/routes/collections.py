@@ -33,11 +33,11 @@ async def every(request: Request) -> CollectionsAnswer:
 
 @router.post("/collections", status_code=201, openapi_extra=needs("write"))
 async def create(request: Request, asked: CollectionAsked) -> CollectionAnswer:
-    """Make a collection; one that is there already stays as it is, and must have the same metric."""
+    """Make a collection; one that is there already must have the same metric, and takes another language over."""
     service: Service = request.app.state.service
 
     def make() -> CollectionInfo:
-        service.bank.collection(asked.name, metric=asked.metric)
+        service.bank.collection(asked.name, metric=asked.metric, language=asked.language)
         store = service.bank.engine.store
         return store.collection(asked.name).ensure(dtype=service.bank.config.section("store").dtype)
 

@@ -41,6 +41,7 @@ def found(collection: LocalCollection, asked: SearchAsked) -> Page:
         "per_document": asked.per_document,
         "diversity": asked.diversity,
         "rerank": asked.rerank,
+        "dense_weight": asked.dense_weight,
     }
     if asked.after is None and asked.like is None and (asked.per_document != 1 or asked.k > MAX_DEPTH):
         hits = collection.search(

@@ -1,4 +1,4 @@
-"""Upkeep: purge, compact, backup, memory given back, the record of acts. What may take long is a job.
+"""Upkeep: purge, compact, drop, backup, memory given back, the record of acts. What may take long is a job.
 
 The answer of a job's route is the job: 200 when it is over, 202 when it goes on beyond the time that was to be waited.
 """
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from embank.client.schemas import (
+    MOST_WAIT_S,
     AuditAnswer,
     AuditsAnswer,
     BackupAsked,
@@ -62,6 +63,24 @@ async def compact(request: Request, response: Response, name: Name, asked: Compa
         return report.as_dict()
 
     return await _job(service, response, "compact", name, work, wait_s=float(asked.wait_s))
+
+
+@router.delete("/collections/{name}", responses=_JOB, openapi_extra=needs("admin"))
+async def drop(
+    request: Request,
+    response: Response,
+    name: Name,
+    *,
+    dry_run: bool = False,
+    wait_s: Annotated[float, Query(ge=0, le=MOST_WAIT_S, allow_inf_nan=False)] = 30,
+) -> JobAnswer:
+    """Delete a collection with all that is in it; with `dry_run` only tell what would go. Once begun it ends."""
+    service: Service = request.app.state.service
+
+    def work(_: Tell) -> Mapping[str, Any]:  # who cancels it would be told that it was, and the collection is gone
+        return service.bank.drop(name, dry_run=dry_run).as_dict()
+
+    return await _job(service, response, "drop", name, work, wait_s=wait_s)
 
 
 @router.post("/backup", responses=_JOB, openapi_extra=needs("admin"))

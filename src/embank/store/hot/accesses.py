@@ -54,6 +54,8 @@ class Accesses:
         if not self._counters:
             return
         with self._lock:
+            if not self._counters:  # discarded this moment
+                return
             counts = self._loaded()
             for name in names:
                 counts.add(name)
@@ -87,6 +89,18 @@ class Accesses:
             checked.write(self._path, {"name": self._name, **value}, files=self._files)
             with self._lock:
                 self._saved_total = total
+
+    def discard(self) -> None:
+        """Forget what was counted, also on the disk, and count no more. Raises nothing."""
+        self._thread.close()
+        with self._saving, self._lock:
+            self._counters, self._counts = 0, SpaceSaving(0)
+            try:
+                if self._writes:
+                    self._path.unlink(missing_ok=True)
+            except OSError as error:
+                _log.warning("the counts %s are still there: %s", self._path, error)
+            self._writes = False
 
     def close(self) -> None:
         """Write what was counted, and end the thread."""

@@ -80,6 +80,7 @@ class HotTier:
         self._refused: _Signature | None = None  # of a tier that can't be used
         self._reason: str | None = None
         self._registration: Registration | None = None
+        self._closed = False
 
     # --- a memory consumer ---
 
@@ -203,10 +204,15 @@ class HotTier:
         )
         return report
 
+    def discard(self) -> None:
+        """Forget what was counted: the collection is no more. To be closed behind it."""
+        self._accesses.discard()
+
     def close(self) -> None:
         """Write what was counted, and let the tier go."""
         self._accesses.close()
         with self._guard:
+            self._closed = True
             registration, self._registration = self._registration, None
             self._tier = None
         if registration is not None:
@@ -305,7 +311,7 @@ class HotTier:
 
     def _register(self) -> None:
         with self._guard:
-            if self._governor is not None and self._registration is None:
+            if self._governor is not None and self._registration is None and not self._closed:
                 self._registration = self._governor.register(self)
 
 
