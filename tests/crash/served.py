@@ -170,6 +170,9 @@ class ServedRunner(Runner):
         by_time = self._library is None or rng.random() < 0.25
         kill_in = None if by_time else rng.randint(1, MOST_OPERATIONS)
         while_opening = rng.random() < 0.1
+        # All is drawn here: how far the server comes must not decide what later rounds draw.
+        kill_after_s = rng.uniform(0, 1.0) if by_time else None
+        seeds = [rng.getrandbits(32) for _ in range(CLIENTS)]
         heard = Heard(self._runs * VERSIONS_A_RUN)
         self._journal.write_bytes(b"")
         part = rng.choice((shim.BEFORE, shim.BEHIND, shim.HALF))
@@ -177,9 +180,7 @@ class ServedRunner(Runner):
             lambda told: self._serve(told, kill_in, part, while_opening=while_opening), errors=self._errors
         )
         try:
-            self._write_until_the_end(
-                pid, reading, heard, [rng.getrandbits(32) for _ in range(CLIENTS)], by_time=by_time
-            )
+            self._write_until_the_end(pid, reading, heard, seeds, kill_after_s=kill_after_s)
         except processes.Hung:
             processes.kill(pid)
             heard.problems.append("hung: it does not listen")
@@ -187,17 +188,19 @@ class ServedRunner(Runner):
             os.close(reading)
         return heard.problems + self._ended(processes.ended(pid), heard.lines, disk, "serve")
 
-    def _write_until_the_end(self, pid: int, reading: int, heard: Heard, *, by_time: bool) -> None:
+    def _write_until_the_end(
+        self, pid: int, reading: int, heard: Heard, seeds: list[int], *, kill_after_s: float | None
+    ) -> None:
         opening = heard.begin("open")
         url = next(processes.lines(reading), {}).get("url")
         if url is None:
             return  # its end came before it listened, and the act stays open
         heard.end(opening)
-        writers = [Writer(url, each, heard, random.Random(self._rng.getrandbits(32))) for each in range(CLIENTS)]
+        writers = [Writer(url, number, heard, random.Random(seed)) for number, seed in enumerate(seeds)]
         for each in writers:
             each.start()
-        if by_time:
-            processes.pause(self._rng.uniform(0, 1.0))
+        if kill_after_s is not None:
+            processes.pause(kill_after_s)
             processes.kill(pid)
         elif not select.select([reading], [], [], LONGEST_S)[0]:  # nothing further is said: this is its end
             processes.kill(pid)
