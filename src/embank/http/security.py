@@ -51,12 +51,15 @@ class ScopedRoute(APIRoute):
         """
         handle = super().get_route_handler()
         scope, route = self.scope, self.path_format
+        known = {field.alias for field in self.dependant.query_params}
 
         async def checked(request: Request) -> Response:
             request.state.route = route
             service: Service = request.app.state.service
             key = None if scope == "nothing" else service.guard.check(request, scope)
             request.state.key = key
+            if scope != "nothing":
+                _refuse_unknown(request, known)
             with acting(**_actor(key), request_id=request.state.request_id):
                 response = await handle(request)
                 if scope == "admin" and request.method != "GET" and response.status_code < 400:
@@ -136,6 +139,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _refuse_unknown(request: Request, known: set[str]) -> None:
+    """As fields of a body are: `?dryrun=1` must not do what `?dry_run=1` would only have told."""
+    for name in request.query_params:
+        if name not in known:
+            few = f"there is {', '.join(sorted(known))}" if known else "it takes none"
+            raise Refusal(400, "invalid_request", f"the query has no parameter {name[:100]!r}: {few}", param=name[:100])
 
 
 def _actor(key: Key | None) -> dict[str, str]:

@@ -67,10 +67,10 @@ class Service:
 
     def collection(self, name: str) -> LocalCollection:
         """A collection that exists; `CollectionNotFound` else. Blocks."""
-        found = self.bank.collection(name)
-        if found.stats() is None:
+        # Asked of the store first: the bank keeps a handle of every name that it is asked for.
+        if self.bank.engine.store.info(name) is None:
             raise CollectionNotFound(f"there is no collection {name!r}", name=name)
-        return found
+        return self.bank.collection(name)
 
     def on_record(self, act: str, **detail: object) -> None:
         """Write an act of administration into the bank's audit. Blocks."""

@@ -156,10 +156,10 @@ class _Handlers:
         self._shelf = shelf
         self._limit = anyio.CapacityLimiter(_AT_ONCE)
 
-    async def list_tools(self, context: Any, asked: Any) -> Any:  # noqa: ARG002 -- a handler's form, here and below
+    async def list_tools(self, context: Any, asked: Any) -> Any:
         return ListToolsResult(tools=[_tool(name, deed) for name, deed in TOOLS.items()])
 
-    async def call(self, context: Any, asked: Any) -> Any:  # noqa: ARG002
+    async def call(self, context: Any, asked: Any) -> Any:
         deed = TOOLS.get(asked.name)
         if deed is None:
             raise MCPError(INVALID_PARAMS, f"there is no tool {asked.name[:100]!r}; there are: {', '.join(TOOLS)}")
@@ -178,7 +178,7 @@ class _Handlers:
             structured_content=answer.model_dump(mode="json"),
         )
 
-    async def list_resources(self, context: Any, asked: Any) -> Any:  # noqa: ARG002
+    async def list_resources(self, context: Any, asked: Any) -> Any:
         told = await self._resource(_collections, answers.NothingAsked())
         return ListResourcesResult(
             resources=[
@@ -192,7 +192,7 @@ class _Handlers:
             ]
         )
 
-    async def list_templates(self, context: Any, asked: Any) -> Any:  # noqa: ARG002
+    async def list_templates(self, context: Any, asked: Any) -> Any:
         template = ResourceTemplate(
             uri_template=f"{SCHEME}{{collection}}/{{id}}",
             name="document",
@@ -201,7 +201,7 @@ class _Handlers:
         )
         return ListResourceTemplatesResult(resource_templates=[template])
 
-    async def read_resource(self, context: Any, asked: Any) -> Any:  # noqa: ARG002
+    async def read_resource(self, context: Any, asked: Any) -> Any:
         kind, text = await self._resource(_resource, asked.uri)
         return ReadResourceResult(contents=[TextResourceContents(uri=asked.uri, mime_type=kind, text=text)])
 
