@@ -8,6 +8,7 @@ foreign page nor a foreign name that was made to point here gets in. As soon as 
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -122,9 +123,18 @@ class Guard:
 
 
 def check_place(settings: Settings, book: KeyBook) -> None:
-    """Raise `InvalidInput` where the settings would open the bank to others without a key."""
+    """Raise `InvalidInput` where the settings would open the bank to others without a key, or TLS can't be spoken."""
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise InvalidInput("http.tls_cert and http.tls_key go together: give both, or neither")
+    if settings.tls_cert is not None:
+        try:  # without a password for the key: nobody is there to be asked
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                settings.tls_cert, settings.tls_key, password=""
+            )
+        except OSError as error:  # those of ssl, too
+            raise InvalidInput(
+                f"http.tls_cert {settings.tls_cert} and http.tls_key {settings.tls_key} can't be used: {error}"
+            ) from error
     if not is_loopback(settings.host) and not book.in_force():
         raise InvalidInput(
             f"listening on {settings.host} lets others in, and there is no API key yet: make one with "
