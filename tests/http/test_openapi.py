@@ -42,7 +42,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, di
         yield served, headers
 
 
-@schemathesis.serializer("application/x-ndjson")
+@schemathesis.serializer("application/x-ndjson")  # type: ignore[untyped-decorator]
 def lines(_: Any, value: Any) -> bytes:
     """A body of lines, which the description calls a string."""
     return str(value).encode("utf-8", "surrogatepass")
