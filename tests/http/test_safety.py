@@ -274,6 +274,31 @@ def test_beyond_what_may_wait_it_says_when_to_come_back(tmp_path: Path) -> None:
         assert first[0].status_code == 200
 
 
+def test_who_would_wait_for_long_is_told_at_once(tmp_path: Path) -> None:
+    """There is place in the line, but it does not move."""
+    model = SlowModel()
+    with serving(tmp_path / "a.bank", model=model, threads=1, thread_wait_s=0.05, coalesce_texts=0) as served:
+        asked = {"model": "hash", "input": "x"}
+        answers: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(served.http.post("/v1/embeddings", json=asked)))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 30
+        while served.server.service.workers.busy < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.1)  # what the second one waits
+        refused = served.http.post("/v1/embeddings", json=asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "busy")
+        model.gate.set()
+        for thread in threads:
+            thread.join(30)
+        assert [each.status_code for each in answers] == [200, 200]
+        assert served.http.post("/v1/embeddings", json=asked).status_code == 200, "the line is short again"
+
+
 def test_what_takes_too_long_is_answered_so(tmp_path: Path) -> None:
     model = SlowModel()
     with serving(tmp_path / "a.bank", model=model, request_wait_s=0.3) as served:
