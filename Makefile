@@ -64,6 +64,7 @@ bench: setup-full ## measure everything against its marks and draw the charts in
 	@$(PY) -m benchmarks.index --json
 	@$(PY) -m benchmarks.million --json
 	@$(PY) -m benchmarks.stats --json
+	@$(PY) -m benchmarks.overload --json
 	@$(PY) -m benchmarks.chart
 
 clean: ## remove all that make made, .venv included

@@ -50,7 +50,7 @@ def own_vectors(vectors: object, count: int, metric: Metric) -> Float32:
     """
     try:
         rows = np.asarray(vectors, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"vectors must be rows of numbers of one length: {error}") from error
     if rows.ndim != 2 or len(rows) != count or (count and not rows.shape[1]):
         raise InvalidInput(f"vectors must have one row for each of the {count} documents, not the shape {rows.shape}")

@@ -119,7 +119,7 @@ class Searched:
 def _rows(vectors: object, count: int) -> Float32:
     try:
         rows = np.asarray(vectors, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"vectors must be rows of numbers, one for each query: {error}") from error
     if rows.ndim != 2 or len(rows) != count:
         raise InvalidInput(f"vectors must be {count} rows, one for each query, not of shape {rows.shape}")

@@ -2,7 +2,8 @@
 
 SIGKILL hits ingestion, upserts, deletions, purges, compactions, drops, index snapshots, lexical commits, backups
 and re-embeddings, at the so many-th thing that it does to the disk or after a while. With `--power-cut`, what was not
-synchronised is lost, too. What is found is held against what was acknowledged before the kill.
+synchronised is lost, too. With `--server`, what is killed is a server that several clients write to. What is found is
+held against what was acknowledged before the kill.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=None, help="as a failed run has printed it")
     parser.add_argument("--power-cut", action="store_true", help="lose what was not synchronised, as well")
+    parser.add_argument("--server", action="store_true", help="kill a server, while several clients write to it")
     parser.add_argument("--faults", action="store_true", help="no kills: writing and synchronising fails for a while")
     parser.add_argument("--no-sync", action="store_true", help="with --power-cut: ignore every fsync; this must fail")
     parser.add_argument("--folder", type=Path, default=None, help="where to work; default: a temporary one in memory")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args()
+    if given.server and (given.power_cut or given.faults):
+        parser.error("--server is for kills alone")
     console = Console(stderr=True)
     try:
         library: Path | None = shim.compiled()
@@ -58,7 +62,7 @@ def main() -> int:
     seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     folder = Path(tempfile.mkdtemp(prefix="embank-crash-", dir=given.folder or (_FAST if _FAST.is_dir() else None)))
     plan = Plan(folder, seed, given.rounds, power_cut=given.power_cut, faults=given.faults, syncs=not given.no_sync)
-    summary = _run(plan, library, console)
+    summary = _run(plan, library, console, runner=_served() if given.server else Runner)
     if summary.clean:
         shutil.rmtree(folder)
     _tell(summary, Console(stderr=given.json))
@@ -68,7 +72,14 @@ def main() -> int:
     return 0 if summary.clean else 1
 
 
-def _run(plan: Plan, library: Path | None, console: Console) -> Summary:
+def _served() -> type[Runner]:
+    """Imported where it is asked for, since it needs the extra `serve`."""
+    from tests.crash.served import ServedRunner
+
+    return ServedRunner
+
+
+def _run(plan: Plan, library: Path | None, console: Console, *, runner: type[Runner]) -> Summary:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -85,7 +96,7 @@ def _run(plan: Plan, library: Path | None, console: Console) -> Summary:
             words = f"{summary.kills} kills, {summary.acknowledged:,} acknowledged, {len(summary.failures)} failed"
             progress.update(task, completed=summary.rounds, words=words, refresh=True)
 
-        return Runner(plan, library=library).run(on_round)
+        return runner(plan, library=library).run(on_round)
 
 
 def _tell(summary: Summary, console: Console) -> None:

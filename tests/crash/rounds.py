@@ -189,7 +189,10 @@ class Runner:
             return [f"hung: {told[-3:]}"]
         finally:
             os.close(reading)
-        code = processes.ended(pid)
+        return self._ended(processes.ended(pid), told, disk, target)
+
+    def _ended(self, code: int, told: list[dict[str, Any]], disk: Disk | None, target: str) -> list[str]:
+        """Take in what a process said and how it ended; problems where that was an error."""
         under_way = self._witness.read(told)
         self.summary.acknowledged = self._witness.acknowledged
         killed = self._killed_at() if disk is None else disk.read(self._journal)
@@ -212,12 +215,15 @@ class Runner:
 
     def _work(self, orders: Orders, told: int) -> None:
         """In the child."""
-        watching = None
-        if self._library is not None:
-            journal = os.open(self._journal, os.O_WRONLY | os.O_APPEND)
-            power_cut, syncs = self._plan.power_cut, self._plan.syncs
-            watching = shim.Shim(self._library, self._root, journal=journal, writes=power_cut, syncs=syncs)
-        Workload(orders, watching, told).run()
+        Workload(orders, self._watch(), told).run()
+
+    def _watch(self) -> shim.Shim | None:
+        """In the child: have the shim, where there is one, watch it from now on."""
+        if self._library is None:
+            return None
+        journal = os.open(self._journal, os.O_WRONLY | os.O_APPEND)
+        power_cut, syncs = self._plan.power_cut, self._plan.syncs
+        return shim.Shim(self._library, self._root, journal=journal, writes=power_cut, syncs=syncs)
 
     def _killed_at(self) -> str | None:
         return next((each.told() for each in shim.records(self._journal) if each.kind == shim.KILLED), None)

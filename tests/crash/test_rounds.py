@@ -27,6 +27,15 @@ def test_nothing_acknowledged_is_lost_to_a_kill(environment: dict[str, str], tmp
     assert len(summary["interrupted"]) >= 4
 
 
+def test_nothing_that_a_server_acknowledged_is_lost_to_its_kill(environment: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    code, summary = run(environment, tmp_path, "--rounds", "3", "--seed", "1", "--server")
+    assert summary["failures"] == []
+    assert code == 0
+    assert summary["kills"] == 3
+    assert summary["acknowledged"] > 20
+
+
 @pytest.mark.usefixtures("library")
 def test_nothing_acknowledged_is_lost_to_a_power_cut(environment: dict[str, str], tmp_path: Path) -> None:
     code, summary = run(environment, tmp_path, "--rounds", "12", "--seed", "2", "--power-cut")

@@ -61,3 +61,8 @@ def test_parts_of_an_ingestion_are_acknowledged_one_by_one() -> None:
     assert witness.problems({"d1": (3, 3), "d2": (1, 1)}) == []
     assert witness.problems({"d1": (3, 3), "d2": (3, 3)}) == []
     assert len(witness.problems({"d1": (1, 1), "d2": (1, 1)})) == 1
+
+
+def test_a_backup_may_hold_what_another_was_about_to_be_told() -> None:
+    witness = after({"do": 1, "act": ["upsert", {"d1": 2}]}, *did(2, "backup", "copy"), *did(3, "delete", ["d2"]))
+    assert witness.copies["copy"].state == {"d1": {(1, 1), (2, 2)}, "d2": {(1, 1)}}

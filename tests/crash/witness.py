@@ -41,8 +41,8 @@ class Witness:
         open_acts: dict[int, list[Any]] = {}
         for line in lines:
             if "do" in line:
+                self._begin(line["act"], open_acts.values())
                 open_acts[line["do"]] = line["act"]
-                self._begin(line["act"])
                 continue
             if "failed" in line:
                 self.failed.append(line)
@@ -87,10 +87,12 @@ class Witness:
         """What was found is what is certain from now on."""
         self.certain, self.maybe, self.whole = dict(found), {}, []
 
-    def _begin(self, act: list[Any]) -> None:
+    def _begin(self, act: list[Any], others: Iterable[list[Any]]) -> None:
         if act[0] == "backup":
             names = self.certain.keys() | self.maybe.keys()
             self.copies[act[1]] = Copy({each: {self.certain.get(each)} | self.maybe.get(each, set()) for each in names})
+            for other in others:  # they may have happened already, though nobody was told yet
+                self.copies[act[1]].allow(self._effects(other))
         for copy in self.copies.values():
             if not copy.acknowledged:
                 copy.allow(self._effects(act))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,3 +65,17 @@ def serving(
             server.stop()
             thread.join(60)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def raw(served: Served, *pieces: bytes, wait_s: float = 20.0) -> bytes:
+    """Send bytes; all that comes back until the server closes or says nothing more."""
+    with socket.create_connection(served.address, timeout=wait_s) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        received = b""
+        try:
+            while piece := connection.recv(65_536):
+                received += piece
+        except ConnectionResetError:
+            pass
+        return received

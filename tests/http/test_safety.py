@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.http.serving import serving
+from tests.http.serving import raw, serving
 
 from embank.bank import open_bank
 from embank.errors import InvalidInput
@@ -38,34 +38,6 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, di
     tokens: dict[str, str] = {scope: book.add(scope, scope, now=1.0)[1] for scope in SCOPES}
     with serving(path) as running:
         yield running, tokens
-
-
-def _routes(served: Served, headers: dict[str, str]) -> list[tuple[str, str, str]]:
-    """Every route: method, path, and the scope that it asks for."""
-    schema = served.http.get("/openapi.json", headers=headers).json()
-    return [
-        (method.upper(), path, operation["x-embank-scope"])
-        for path, operations in schema["paths"].items()
-        for method, operation in operations.items()
-    ]
-
-
-def test_every_route_asks_for_its_scope(keyed: tuple[Served, dict[str, str]]) -> None:
-    served, tokens = keyed
-    routes = _routes(served, {"authorization": f"Bearer {tokens['read']}"})
-    assert len(routes) > 25
-    order = ["nothing", "read", "write", "admin"]
-    for method, path, scope in routes:
-        where = path.replace("{name}", "nowhere").replace("{id}", "none").replace("{model}", "none")
-        for given in order:
-            if path == "/events" and given == "admin":
-                continue  # it would go on for ever
-            headers = {"authorization": f"Bearer {tokens[given]}"} if given != "nothing" else {}
-            status = served.http.request(method, where, headers=headers).status_code
-            if order.index(given) >= order.index(scope):
-                assert status not in (401, 403), (method, path, given)
-            else:
-                assert status == (401 if given == "nothing" else 403), (method, path, given)
 
 
 @pytest.mark.parametrize("shown", ["", "Bearer", "Bearer x", "Basic {read}", "Bearer {read}x", "Bearer emb_{zeros}"])
@@ -145,50 +117,36 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-def _raw(served: Served, *pieces: bytes, wait_s: float = 20.0) -> bytes:
-    """Send bytes; all that comes back until the server closes or says nothing more."""
-    with socket.create_connection(served.address, timeout=wait_s) as connection:
-        for piece in pieces:
-            connection.sendall(piece)
-        received = b""
-        try:
-            while piece := connection.recv(65_536):
-                received += piece
-        except ConnectionResetError:
-            pass
-        return received
-
-
 POST = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read(tight: Served) -> None:
-    answer = _raw(tight, POST + b"Content-Length: 100000000\r\n\r\n{")
+    answer = raw(tight, POST + b"Content-Length: 100000000\r\n\r\n{")
     assert answer.startswith(b"HTTP/1.1 413")
     assert b'"code": "too_large"' in answer
 
 
 def test_a_chunked_body_beyond_the_limit_is_refused(tight: Served) -> None:
     chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
-    assert _raw(tight, POST + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk).startswith(b"HTTP/1.1 413")
+    assert raw(tight, POST + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk).startswith(b"HTTP/1.1 413")
 
 
 def test_a_slow_body_is_refused(tight: Served) -> None:
-    assert _raw(tight, POST + b"Content-Length: 100\r\n\r\n{").startswith(b"HTTP/1.1 408")
+    assert raw(tight, POST + b"Content-Length: 100\r\n\r\n{").startswith(b"HTTP/1.1 408")
 
 
 def test_headers_without_an_end_are_refused(tight: Served) -> None:
-    answer = _raw(tight, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 200_000)
+    answer = raw(tight, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 200_000)
     assert answer.startswith(b"HTTP/1.1 400")
 
 
 def test_half_a_request_is_closed(tight: Served) -> None:
-    assert _raw(tight, b"POST /v1/embeddings HTTP/1.1\r\nHost: loc") == b""
-    assert _raw(tight) == b""
+    assert raw(tight, b"POST /v1/embeddings HTTP/1.1\r\nHost: loc") == b""
+    assert raw(tight) == b""
 
 
 def test_huge_headers_are_refused(tight: Served) -> None:
-    answer = _raw(
+    answer = raw(
         tight,
         b"GET /collections HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
     )
@@ -199,7 +157,7 @@ def test_huge_headers_are_refused(tight: Served) -> None:
     "garbage", [b"\0\1\2\3\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"\x16\x03\x01"]
 )
 def test_garbage_is_answered_or_closed(tight: Served, garbage: bytes) -> None:
-    assert _raw(tight, garbage).startswith((b"HTTP/1.1 400", b"")), "no crash"
+    assert raw(tight, garbage).startswith((b"HTTP/1.1 400", b"")), "no crash"
     assert tight.http.get("/livez").status_code == 200
 
 
@@ -282,7 +240,7 @@ def test_bodies_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
         governor = served.bank.engine.governor
         governor.budget_bytes = governor.snapshot().real_bytes + 60_000_000
         head = POST.replace(b"close", b"close\r\nX: y") + b"Content-Length: 40000000\r\n\r\n{"
-        answer = _raw(served, head)
+        answer = raw(served, head)
         assert answer.startswith((b"HTTP/1.1 429", b"HTTP/1.1 413"))
         assert b"memory.budget" in answer
         assert served.http.post("/v1/embeddings", json={"model": "hash", "input": "x"}).status_code == 200
@@ -314,6 +272,31 @@ def test_beyond_what_may_wait_it_says_when_to_come_back(tmp_path: Path) -> None:
         model.gate.set()
         thread.join(30)
         assert first[0].status_code == 200
+
+
+def test_who_would_wait_for_long_is_told_at_once(tmp_path: Path) -> None:
+    """There is place in the line, but it does not move."""
+    model = SlowModel()
+    with serving(tmp_path / "a.bank", model=model, threads=1, thread_wait_s=0.05, coalesce_texts=0) as served:
+        asked = {"model": "hash", "input": "x"}
+        answers: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(served.http.post("/v1/embeddings", json=asked)))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 30
+        while served.server.service.workers.busy < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.1)  # what the second one waits
+        refused = served.http.post("/v1/embeddings", json=asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "busy")
+        model.gate.set()
+        for thread in threads:
+            thread.join(30)
+        assert [each.status_code for each in answers] == [200, 200]
+        assert served.http.post("/v1/embeddings", json=asked).status_code == 200, "the line is short again"
 
 
 def test_what_takes_too_long_is_answered_so(tmp_path: Path) -> None:

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StrictBool, StrictFloat, StrictInt
 
+
+def _whole(text: str) -> str:
+    """Refuse half a surrogate pair: JSON can name it, and nothing can store it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a surrogate pair at {error.start} is no character") from error
+    return text
+
+
+StrictStr = Annotated[str, Strict(), AfterValidator(_whole)]
 Mode = Literal["hybrid", "dense", "lexical"]
 Scope = Literal["read", "write", "admin"]
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 Where = Annotated[dict[str, Any], Field(examples=[{"year": {"$gte": 2020}}])]
-Number = StrictFloat | StrictInt
+_MOST = 10**308
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False)] | Annotated[StrictInt, Field(ge=-_MOST, le=_MOST)]
+"""A number that a float can hold."""
 
 MOST_IDS = 10_000
 MOST_WAIT_S = 600

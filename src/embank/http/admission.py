@@ -42,10 +42,9 @@ class Admission:
         self.used_bytes += wanted_bytes
 
     def give(self, done_bytes: int) -> None:
-        """Have so many bytes less. A block that nobody needs goes back to the governor."""
+        """Have so many bytes less. Blocks that nobody needs go back to the governor; one of the usual size is kept."""
         self.used_bytes -= done_bytes
-        while self._blocks and self.granted_bytes - self._blocks[-1].granted_bytes >= self.used_bytes + _BLOCK_BYTES:
-            self._pool.submit(self._blocks.pop().release)
+        self._return_spare(self.used_bytes)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
@@ -63,10 +62,18 @@ class Admission:
         loop = asyncio.get_running_loop()
         block = await loop.run_in_executor(self._pool, self._reserve, max(least_bytes, _BLOCK_BYTES), least_bytes)
         self._asked_s = self._clock.monotonic()
-        if missing_bytes:
+        if missing_bytes or any(each.granted_bytes > _BLOCK_BYTES for each in self._blocks):
             self._blocks.append(block)
+            self._return_spare(self.used_bytes + wanted_bytes)  # small requests must not hold on to a large block
         else:  # only the word was wanted
             self._pool.submit(block.release)
+
+    def _return_spare(self, needed_bytes: int) -> None:
+        for block in sorted(self._blocks, key=lambda each: each.granted_bytes, reverse=True):
+            kept_bytes = 0 if block.granted_bytes > _BLOCK_BYTES else _BLOCK_BYTES
+            if self.granted_bytes - block.granted_bytes >= needed_bytes + kept_bytes:
+                self._blocks.remove(block)
+                self._pool.submit(block.release)
 
     def _reserve(self, wanted_bytes: int, least_bytes: int) -> Reservation:
         return self._governor.reserve("HTTP requests", wanted_bytes, least_bytes=least_bytes)

@@ -76,13 +76,22 @@ _MOST_FIELD_CHARACTERS = 2_000
 class Refusal(HTTPException):
     """A request that is refused for what it is, not for what the bank says to it.
 
-    An `HTTPException`, since only those get through from within the reading of a body.
+    An `HTTPException`, since only those get through from within the reading of a body. `ends`: the connection, too.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, retry_s: int | None = None, param: str | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retry_s: int | None = None,
+        param: str | None = None,
+        ends: bool = False,
     ) -> None:
         headers = {} if retry_s is None else {"retry-after": str(retry_s)}
+        if ends:
+            headers["connection"] = "close"
         if status == 401:
             headers["www-authenticate"] = "Bearer"
         super().__init__(status, message, headers)

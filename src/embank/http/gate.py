@@ -110,6 +110,11 @@ class _Passage:
     async def _admit(self) -> None:
         if self._service.draining:
             raise Refusal(503, "draining", "the service is being stopped: it takes no new work", retry_s=5)
+        names = [name for name, _ in self._scope["headers"]]
+        if b"transfer-encoding" in names and b"content-length" in names:  # a way to hide one request in another
+            raise Refusal(
+                400, "ambiguous_length", "a body has either a Content-Length or a Transfer-Encoding", ends=True
+            )
         limit_bytes = self._service.settings.header_limit.resolve(1 << 20)
         # The parser bounds what comes in piece by piece; a request that came in at once is measured here.
         if sum(len(name) + len(value) for name, value in self._scope["headers"]) > limit_bytes:

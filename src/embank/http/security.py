@@ -9,6 +9,7 @@ Commands of the server's own user on this machine show the secret of its start i
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -58,12 +59,15 @@ class ScopedRoute(APIRoute):
         """
         handle = super().get_route_handler()
         scope, route = self.scope, self.path_format
+        known = {field.alias for field in self.dependant.query_params}
 
         async def checked(request: Request) -> Response:
             request.state.route = route
             service: Service = request.app.state.service
             key = None if scope == "nothing" else service.guard.check(request, scope)
             request.state.key = key
+            if scope != "nothing":
+                _refuse_unknown(request, known)
             with acting(**_actor(key), request_id=request.state.request_id):
                 response = await handle(request)
                 if scope == "admin" and request.method != "GET" and response.status_code < 400:
@@ -135,9 +139,18 @@ def book_of(bank: Path, settings: Settings) -> KeyBook:
 
 
 def check_place(settings: Settings, book: KeyBook) -> None:
-    """Raise `InvalidInput` where the settings would open the bank to others without a key."""
+    """Raise `InvalidInput` where the settings would open the bank to others without a key, or TLS can't be spoken."""
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise InvalidInput("http.tls_cert and http.tls_key go together: give both, or neither")
+    if settings.tls_cert is not None:
+        try:  # without a password for the key: nobody is there to be asked
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                settings.tls_cert, settings.tls_key, password=""
+            )
+        except OSError as error:  # those of ssl, too
+            raise InvalidInput(
+                f"http.tls_cert {settings.tls_cert} and http.tls_key {settings.tls_key} can't be used: {error}"
+            ) from error
     if not is_loopback(settings.host) and not book.in_force():
         raise InvalidInput(
             f"listening on {settings.host} lets others in, and there is no API key yet: make one with "
@@ -152,6 +165,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _refuse_unknown(request: Request, known: set[str]) -> None:
+    """As fields of a body are: `?dryrun=1` must not do what `?dry_run=1` would only have told."""
+    for name in request.query_params:
+        if name not in known:
+            few = f"there is {', '.join(sorted(known))}" if known else "it takes none"
+            raise Refusal(400, "invalid_request", f"the query has no parameter {name[:100]!r}: {few}", param=name[:100])
 
 
 def _actor(key: Key | None) -> dict[str, str]:

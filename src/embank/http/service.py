@@ -47,8 +47,10 @@ class Service:
         self.stream = engine.stream
         self.clock = engine.clock
         self.metrics = Metrics()
-        self.workers = Workers(self.settings.threads, self.settings.waiting, name="embank-http")
-        self._job_workers = Workers(self.settings.jobs, self.settings.jobs_waiting, name="embank-jobs")
+        threads, waiting, wait_s = self.settings.threads, self.settings.waiting, self.settings.thread_wait_s
+        self.workers = Workers(threads, waiting, name="embank-http", clock=self.clock, wait_s=wait_s)
+        jobs, waiting = self.settings.jobs, self.settings.jobs_waiting
+        self._job_workers = Workers(jobs, waiting, name="embank-jobs", clock=self.clock)
         self.jobs = Jobs(self._job_workers, kept=self.settings.jobs_kept, stream=self.stream, clock=self.clock)
         self.admission = Admission(self.governor, clock=self.clock)
         self.embedding = Embedding(engine, self.workers, self.settings)
@@ -78,10 +80,10 @@ class Service:
 
     def collection(self, name: str) -> LocalCollection:
         """A collection that exists; `CollectionNotFound` else. Blocks."""
-        found = self.bank.collection(name)
-        if found.stats() is None:
+        # Asked of the store first: the bank keeps a handle of every name that it is asked for.
+        if self.bank.engine.store.info(name) is None:
             raise CollectionNotFound(f"there is no collection {name!r}", name=name)
-        return found
+        return self.bank.collection(name)
 
     def on_record(self, act: str, **detail: object) -> None:
         """Write an act of administration into the bank's audit. Blocks."""

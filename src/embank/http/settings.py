@@ -47,6 +47,9 @@ class Settings(Section):
 
     threads: int = Field(default=8, ge=1, le=256, description="requests worked on at once")
     waiting: int = Field(default=256, ge=0, description="requests that may wait for a thread; then 429")
+    thread_wait_s: float = Field(
+        default=2, gt=0, description="seconds the first of them may have waited; then 429 for those that come"
+    )
     coalesce_texts: int = Field(default=32, ge=0, description="requests of so many texts share batches; 0: none do")
     coalesce_wait_s: float = Field(
         default=0.05, ge=0, description="seconds a shared batch is waited for before another is begun beside it"

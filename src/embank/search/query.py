@@ -161,9 +161,15 @@ def _whole(name: str, value: object, *, least: int, most: int) -> int:
 def _number(name: str, value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating):
         raise InvalidInput(f"{name} must be a number, not {value!r}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise InvalidInput(f"{name} is beyond the numbers that a search reckons with") from error
+    if math.isnan(number):
+        raise InvalidInput(f"{name} must be a number, not {value!r}")
+    return number
 
 
 def _share(name: str, value: object) -> float:
@@ -183,7 +189,7 @@ def _finite_vector(vector: object) -> Float32:
     """A caller's vector as float32; `InvalidInput` when it is no finite row of numbers."""
     try:
         row = np.asarray(vector, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"a query vector must be a row of numbers: {error}") from error
     with np.errstate(over="ignore"):
         length = float(np.linalg.norm(row)) if row.ndim == 1 and row.size else math.nan

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from embank.cache.weighed import WeighedCache
+from embank.errors import CollectionNotFound
 from embank.events.stream import Stream
 from embank.memory.governor import Governor
 from embank.records import check_name
@@ -112,6 +113,8 @@ class LocalStore:
 
         Handles of it raise `CollectionNotFound` from then on. With `dry_run` only tell what would go.
         """
+        if self.info(name) is None:  # no handle is kept of what is not there
+            raise CollectionNotFound(f"there is no collection {name!r} in {self.root}", name=name)
         collection = self.collection(name)
         dropper = collection.dropper(on_progress)
         return dropper.plan() if dry_run else dropper.run(lambda: self._forget(collection))
@@ -136,6 +139,13 @@ class LocalStore:
             row, now = collections.find(connection, name), self._shared.clock.now()
             if row is not None and wording.change(connection, row, language, now=now):
                 audit.record(connection, "set language", name, at=now, language=language)
+
+    def info(self, name: str) -> CollectionInfo | None:
+        """What is recorded of the collection of that name; `None` where there is none. One row is read, none kept."""
+        check_name(name)
+        with self.database.reading() as connection:
+            row = collections.find(connection, name)
+        return None if row is None else row.info
 
     def collections(self) -> list[CollectionInfo]:
         """What is recorded of each collection, by name. Reads no documents."""

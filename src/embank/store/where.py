@@ -100,8 +100,11 @@ def clauses(condition: Condition) -> list[Clause]:
 def metadata_path(*keys: str, what: str = "where") -> str:
     """Where SQLite's JSON functions find a value of the metadata; `what` begins the message of `InvalidInput`."""
     for key in keys:
-        if any(character in '"\\' or character < " " for character in key):
-            raise InvalidInput(f"{what}: the key {key!r} holds a quote, a backslash or a control character: rename it")
+        if any(character in '"\\' or character < " " or "\ud800" <= character <= "\udfff" for character in key):
+            raise InvalidInput(
+                f"{what}: the key {key!r} holds a quote, a backslash, a control character or half a surrogate pair: "
+                f"rename it"
+            )
     return "$" + "".join(f'."{key}"' for key in keys)
 
 
