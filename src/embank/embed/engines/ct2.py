@@ -30,7 +30,7 @@ from embank.embed.formats.verify import check_against_reference
 from embank.embed.matryoshka import check_dimensions
 from embank.embed.model import Fingerprint
 from embank.embed.tokens import Tokens
-from embank.errors import EmbeddingFailed, InvalidInput, ModelError, ModelFileError
+from embank.errors import DeviceNotFound, EmbeddingFailed, InvalidInput, ModelError, ModelFileError
 from embank.memory.hygiene import usable_cpus
 from embank.system.log import get_logger
 
@@ -69,8 +69,9 @@ _LOADED_OVER_FILE: dict[Precision, float] = {"int8": 1.1, "float32": 1.25}
 def load(request: LoadRequest) -> Engine:
     """Open the model of `request`, converting it first where needed.
 
-    Raises what `ensure_converted` raises, `InvalidInput` for dimensions that the model was not trained for, and
-    `ModelFileError` when the runtime refuses the files or this processor.
+    Raises what `ensure_converted` raises, `InvalidInput` for dimensions that the model was not trained for,
+    `ModelFileError` when the runtime refuses the files or this processor, `DeviceNotFound` for a CUDA device that is
+    not there or that it can't compute on (with `auto` that is the CPU's turn), `ModelError` when the device is full.
     """
     if request.precision not in ("int8", "float32"):
         raise InvalidInput(
@@ -79,6 +80,16 @@ def load(request: LoadRequest) -> Engine:
         )
     precision: Precision = request.precision
     device = resolve_device(request.device, engine="ct2", cuda_devices=_cuda_devices)
+    try:
+        return _opened(request, precision, device)
+    except DeviceNotFound as error:
+        if request.device != "auto":
+            raise
+        _log.warning("%s; computing on the CPU", error)
+        return _opened(request, precision, "cpu")
+
+
+def _opened(request: LoadRequest, precision: Precision, device: str) -> Ct2Engine:
     threads = (request.settings.threads or usable_cpus()) if device == "cpu" else 1
     # Shared out over the lanes: what is computed at once, and so the memory it takes, is what was set.
     shared = request.settings.padded_tokens // threads
@@ -91,7 +102,7 @@ def load(request: LoadRequest) -> Engine:
     def open_within_budget(folder: Path, manifest: Manifest, *, split: bool, held: Hold | None = None) -> Ct2Engine:
         # Held while it opens: from then on the reading of the process, and `used_bytes`, have it.
         with request.budget.reserve(f"load {request.name}", _loaded_bytes(manifest, precision), wait_s=_WAIT_S):
-            return Ct2Engine(
+            engine = Ct2Engine(
                 folder,
                 manifest,
                 device=device,
@@ -100,6 +111,8 @@ def load(request: LoadRequest) -> Engine:
                 split=split,
                 held=held,
             )
+            engine.check_device()
+            return engine
 
     def verify(folder: Path, manifest: Manifest) -> None:
         # The reference vectors are of truncated texts, whatever is done with long ones later.
@@ -188,27 +201,51 @@ class Ct2Engine:
         token_bytes = 4 * (6 * shape.hidden + 2 * shape.intermediate) + 8 * shape.heads * width
         return rows * width * token_bytes
 
-    def forward(self, batch: Sequence[TokenIds]) -> Vectors:
-        """See `Engine`. On CUDA, a batch for which there is no memory is computed in halves, down to a row at a time.
+    def check_device(self) -> None:
+        """Raise `DeviceNotFound` where the runtime opened the model on a CUDA device on which it can't compute.
 
-        Raises `EmbeddingFailed` when not even one row fits.
+        It looks for cuBLAS only when it first multiplies: a model would count as ready, and answer nothing.
+        """
+        if self.device == "cpu":
+            return
+        try:
+            self._computed([np.zeros(1, dtype=np.int32)], 1)
+        except RuntimeError as error:
+            self.close()
+            if _DEVICE_IS_FULL.search(str(error)):
+                raise ModelError(f"{self.device} is full: {error}", device=self.device) from error
+            raise DeviceNotFound(
+                f"CTranslate2 can't compute on {self.device}: {error}; it needs the libraries of the CUDA version that "
+                f"it was built for (nvidia-cublas-cu12, its folder in LD_LIBRARY_PATH): install them, or set "
+                f"embed.device to cpu",
+                device=self.device,
+                engine="ct2",
+            ) from error
+
+    def forward(self, batch: Sequence[TokenIds]) -> Vectors:
+        """See `Engine`. On CUDA, a batch that fails is computed in halves, down to a row at a time.
+
+        Raises `EmbeddingFailed` when the device has no memory for one row, and what the runtime raises of others.
         """
         width = max(map(len, batch))
         try:
             return self._computed(batch, width)
         except RuntimeError as error:
-            if self.device == "cpu" or _DEVICE_IS_FULL.search(str(error)) is None:
+            if self.device == "cpu":
                 raise
             if len(batch) == 1:
+                if _DEVICE_IS_FULL.search(str(error)) is None:
+                    raise
                 raise EmbeddingFailed(
                     f"{self.device} has no memory for one text of {width} tokens beside the model "
                     f"{self.fingerprint.name!r}: end what else uses the device, or set embed.device to cpu ({error})",
                     model=self.fingerprint.name,
                     device=self.device,
                 ) from error
+            # Whatever it is: a full device is told in many ways, as an invalid one among them.
+            _log.warning("%s: %d texts of %d tokens: %s; in halves", self.device, len(batch), width, error)
         half = (len(batch) + 1) // 2
         self.batch_tokens = min(self.batch_tokens, max(half * width, 1))
-        _log.warning("%s is out of memory at %d texts of %d tokens: in halves", self.device, len(batch), width)
         return np.concatenate([self.forward(batch[:half]), self.forward(batch[half:])])
 
     def _computed(self, batch: Sequence[TokenIds], longest: int) -> Vectors:

@@ -101,7 +101,8 @@ def _opened(request: LoadRequest, folder: Path, held: Hold) -> Engine:
         model = sentence_model.open_model(folder, dtype=_dtype(request.precision))
         check_dimensions(request, model.dimension)
         request.on_progress(0.7, "loading weights")
-        sentence_model.load_weights(folder, model.modules, device=device, dtype=_dtype(request.precision))
+        with placement.whole_or_nothing(model.modules, device, request.name):
+            sentence_model.load_weights(folder, model.modules, device=device, dtype=_dtype(request.precision))
         engine = TorchEngine(
             folder,
             model,
