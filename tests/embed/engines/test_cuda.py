@@ -1,4 +1,7 @@
-"""What only a CUDA device shows: skipped where there is none. What can be shown without one stands beside each engine."""
+"""What only a CUDA device shows; skipped where there is none.
+
+What can be shown without one stands beside each engine's other tests.
+"""
 
 from __future__ import annotations
 

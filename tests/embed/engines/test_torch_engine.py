@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -676,6 +677,19 @@ def test_out_of_memory_for_one_text_says_what_to_do(tmp_path: Path, monkeypatch:
     assert np.isfinite(engine.forward(rows)).all()
 
 
+def test_what_cuda_takes_of_the_process_is_reserved_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(made))
+    monkeypatch.setattr(import_module("torch"), "zeros", lambda _, device: made.append(device))
+    with pytest.raises(BudgetExceeded, match="begin CUDA for cuda:0"):
+        placement.begin("cuda:0", Noted(refusing="begin CUDA"))
+    assert not made
+    placement.begin("cpu", Unbudgeted())
+    placement.begin("cuda:0", Unbudgeted())
+    placement.begin("cuda:1", Unbudgeted())  # begun: no room is needed again
+    assert made == ["cuda:0"]
+
+
 def test_weights_for_which_the_device_has_no_memory_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny(tmp_path / "tiny")
     read = Weights.read
@@ -699,7 +713,7 @@ def test_the_cache_of_a_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device", lambda device: threading.Lock())
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cache"))
     clear = "_cuda_clearCublasWorkspaces"  # not in torch's builds for the CPU
-    monkeypatch.setattr(torch._C, clear, lambda: emptied.append("work space"), raising=False)
+    monkeypatch.setattr(import_module("torch._C"), clear, lambda: emptied.append("work space"), raising=False)
     assert placement.release_cached("cuda:0") == 650
     assert emptied == ["work space", "cache"]
     assert placement.release_cached("cpu") == 0

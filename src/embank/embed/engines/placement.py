@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embank.embed.engines.materialise import check_whole, every_tensor
 from embank.errors import ModelError
+
+if TYPE_CHECKING:
+    from embank.embed.engine import Budget
+
+# What CUDA takes of the process's own memory beside torch's libraries. Measured with torch 2.11 on an H200: 580 MB.
+_CUDA_HOST_BYTES = 600 << 20
+_WAIT_S = 60.0
 
 
 def copied_to(module: Any, device: str) -> Any:
@@ -29,6 +36,21 @@ def copied_to(module: Any, device: str) -> Any:
             raise ModelError(f"{name} is on {tensor.device} after a move to {device}", tensor=name)
     check_whole(copy)
     return copy
+
+
+def begin(device: str, budget: Budget) -> None:
+    """Begin CUDA in this process, if `device` needs it and nobody did; its host memory is reserved first.
+
+    Raises `BudgetExceeded`. From then on the reading of the process has these bytes.
+    """
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    if torch.cuda.is_initialized():
+        return
+    with budget.reserve(f"begin CUDA for {device}", _CUDA_HOST_BYTES, wait_s=_WAIT_S):
+        torch.zeros(1, device=device)
 
 
 def skeleton_of(module: Any) -> Any:

@@ -96,6 +96,7 @@ def _opened(request: LoadRequest, folder: Path, held: Hold) -> Engine:
         request.on_progress(0.2, "importing torch")
         sentence_model.library()
         device = resolve_device(request.device, engine="torch", cuda_devices=_cuda_devices)
+        placement.begin(device, request.budget)
         _bound_threads(request.settings.threads)
         request.on_progress(0.6, "building")
         model = sentence_model.open_model(folder, dtype=_dtype(request.precision))
