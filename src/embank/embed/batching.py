@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from embank.embed.engine import Budget, Engine, Publisher, TokenIds
     from embank.embed.model import Kind, Vectors
 
-_WINDOW_TEXTS = 512
+# Of a large batch there are several in a window, so that few are cut short by its end or by a change of width:
+# measured on an H200 in bfloat16, 16 thousand texts/s with 4,096 texts, 5 thousand with 512.
+_LEAST_WINDOW_TEXTS, _MOST_WINDOW_TEXTS = 512, 4096
+_WINDOW_TOKENS_A_TEXT = 4
 _WINDOW_CHARACTERS = 2 << 20
 # How long a batch waits for others to end before it gives up.
 _WAIT_S = 60.0
@@ -120,7 +123,7 @@ def embed(
             cost or BatchCost(lambda: None),
         )
         vectors = np.empty((len(listed), dimension), dtype=np.float32)
-        for start, stop in _windows(listed):
+        for start, stop in _windows(listed, call.batch_tokens):
             _embed_window(call, listed[start:stop], vectors[start:stop], offset=start)
     name = engine.fingerprint.name
     seconds = time.perf_counter() - started_s
@@ -128,12 +131,13 @@ def embed(
     return vectors
 
 
-def _windows(texts: list[str]) -> Iterator[tuple[int, int]]:
+def _windows(texts: list[str], batch_tokens: int) -> Iterator[tuple[int, int]]:
     """Consecutive ranges of bounded count and bounded size; one text may be larger than a window."""
+    most = min(max(batch_tokens // _WINDOW_TOKENS_A_TEXT, _LEAST_WINDOW_TEXTS), _MOST_WINDOW_TEXTS)
     start = 0
     characters = 0
     for index, text in enumerate(texts):
-        if index > start and (index - start == _WINDOW_TEXTS or characters + len(text) > _WINDOW_CHARACTERS):
+        if index > start and (index - start == most or characters + len(text) > _WINDOW_CHARACTERS):
             yield start, index
             start, characters = index, 0
         characters += len(text)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from embank.embed.files.catalog import MINILM
 from embank.embed.formats.verify import read_reference
 from embank.embed.loader import Loader
 from embank.embed.settings import Settings
-from embank.errors import EmbeddingFailed, InvalidInput
+from embank.errors import DeviceNotFound, EmbeddingFailed, InvalidInput, ModelError
 from embank.testing.models import TEXTS
 
 if TYPE_CHECKING:
@@ -131,3 +134,139 @@ def test_dimensions_that_it_was_not_trained_for_are_refused(
     with pytest.raises(InvalidInput, match="not trained to be cut to 128"):
         make_loader(dimensions=128).get("minilm")
     assert make_loader(dimensions=384).get("minilm").dimension == 384
+
+
+# --- on a CUDA device, which a stand-in has ---------------------------------------------------------------------------
+
+
+class _OnDevice:
+    """Memory of a device: numpy sees an object there, as the runtime has it, until it is copied."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def to_device(self, device: Any) -> Any:
+        assert device.name == "cpu"
+        return self._array
+
+
+class _Cuda:
+    """Computes on the CPU what the runtime would on a device that holds `rows` rows; raises `error` for more."""
+
+    def __init__(self, encoder: Any, rows: int, error: str) -> None:
+        self._encoder, self._rows, self._error = encoder, rows, error
+        self.asked: list[int] = []
+
+    def forward_batch(self, ids: Any, lengths: Any) -> Any:
+        self.asked.append(ids.shape[0])
+        if ids.shape[0] > self._rows:
+            raise RuntimeError(self._error)
+        return SimpleNamespace(last_hidden_state=_OnDevice(self._encoder.forward_batch(ids, lengths).last_hidden_state))
+
+    def unload_model(self) -> None:
+        self._encoder.unload_model()
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[_Cuda]]:
+    """Gives this machine a CUDA device, as far as the engine can see."""
+
+    def give(rows: int = 1000, error: str = "CUDA failed with error out of memory") -> list[_Cuda]:
+        opened: list[_Cuda] = []
+        open_encoder = ct2._open_encoder
+
+        def opening(folder: Path, compute_type: str, threads: int, device: str) -> Any:
+            encoder = open_encoder(folder, compute_type, threads, "cpu")
+            if device == "cpu":
+                return encoder
+            opened.append(_Cuda(encoder, rows, error))
+            return opened[-1]
+
+        monkeypatch.setattr(ct2, "_cuda_devices", lambda: 1)
+        monkeypatch.setattr(ct2, "_open_encoder", opening)
+        return opened
+
+    return give
+
+
+def tiny_on(device: str, folder: Path) -> Any:
+    folder = folder if folder.exists() else make_folder(folder)
+    return ct2.load(replace(request_of(folder, folder.parent / "models", "float32"), device=device))
+
+
+ROWS = [np.array([2, *range(5, 5 + count), 3], dtype=np.int32) for count in (1, 4, 2, 7, 3)]
+
+
+def test_what_a_device_computed_is_copied_from_it(tmp_path: Path, cuda: Callable[..., list[_Cuda]]) -> None:
+    expected = tiny_on("cpu", tmp_path / "tiny")
+    vectors = expected.forward(ROWS)
+    cuda()
+    engine = tiny_on("cuda", tmp_path / "tiny")
+    assert engine.device == "cuda:0"
+    assert np.array_equal(engine.forward(ROWS), vectors)
+    # Of this process's memory it takes what comes back, and no weights.
+    assert engine.batch_bytes(8, 32) < expected.batch_bytes(8, 32)
+    assert engine.used_bytes() < expected.used_bytes()
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA failed with error out of memory", "parallel_for failed: cudaErrorInvalidDevice"]
+)
+def test_a_batch_that_a_device_has_no_room_for_is_halved(
+    tmp_path: Path, cuda: Callable[..., list[_Cuda]], said: str
+) -> None:
+    expected = tiny_on("cpu", tmp_path / "tiny").forward(ROWS)
+    opened = cuda(2, said)
+    engine = tiny_on("cuda", tmp_path / "tiny")
+    engine.batch_tokens = 1000
+    assert np.allclose(engine.forward(ROWS), expected, atol=1e-6)
+    assert opened[-1].asked == [1, 5, 3, 2, 1, 2]  # the first asks whether it can compute at all
+    assert engine.batch_tokens < 30  # later batches are smaller from the start
+
+
+def test_a_device_without_room_for_one_text_is_named(tmp_path: Path, cuda: Callable[..., list[_Cuda]]) -> None:
+    opened = cuda()
+    engine = tiny_on("cuda", tmp_path / "tiny")
+    opened[-1]._rows = 0
+    with pytest.raises(EmbeddingFailed, match=r"cuda:0 has no memory for one text of 3 tokens .* embed\.device to cpu"):
+        engine.forward(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        (
+            "Library libcublas.so.12 is not found or cannot be loaded",
+            DeviceNotFound,
+            "can't compute on cuda:0: Library",
+        ),
+        ("CUDA failed with error out of memory", ModelError, "cuda:0 is full"),
+    ],
+)
+def test_a_model_that_cannot_compute_on_its_device_is_not_ready(
+    tmp_path: Path, cuda: Callable[..., list[_Cuda]], said: str, kind: type[Exception], message: str
+) -> None:
+    cuda(0, said)
+    with pytest.raises(kind, match=message):
+        tiny_on("cuda", tmp_path / "tiny")
+
+
+def test_auto_takes_the_processor_where_the_device_cannot_compute(
+    tmp_path: Path, cuda: Callable[..., list[_Cuda]], caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda(0, "Library libcublas.so.12 is not found or cannot be loaded")
+    with caplog.at_level(logging.WARNING, "embank"):
+        engine = tiny_on("auto", tmp_path / "tiny")
+    assert engine.device == "cpu"
+    assert "libcublas.so.12" in caplog.text
+    assert "computing on the CPU" in caplog.text
+    assert np.isfinite(engine.forward(ROWS)).all()
+
+
+def test_a_device_too_full_to_open_a_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA failed with error out of memory")
+
+    monkeypatch.setattr("ctranslate2.Encoder", full)
+    with pytest.raises(ModelError, match="there is no memory on cuda:0 to open"):
+        ct2._open_encoder(tmp_path, "float32", 1, "cuda:0")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from embank.embed.engine import LoadRequest, Unbudgeted, Unheard
 from embank.embed.engines import placement, sentence_model, torch_engine
 from embank.embed.engines.placed import Placed
 from embank.embed.engines.torch_engine import TorchEngine
+from embank.embed.engines.weights import Weights
 from embank.embed.formats.verify import read_reference
 from embank.embed.loader import Loader
 from embank.embed.model import Model, Precision
@@ -675,6 +677,33 @@ def test_out_of_memory_for_one_text_says_what_to_do(tmp_path: Path, monkeypatch:
     assert np.isfinite(engine.forward(rows)).all()
 
 
+def test_what_cuda_takes_of_the_process_is_reserved_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(made))
+    monkeypatch.setattr(import_module("torch"), "zeros", lambda _, device: made.append(device))
+    with pytest.raises(BudgetExceeded, match="begin CUDA for cuda:0"):
+        placement.begin("cuda:0", Noted(refusing="begin CUDA"))
+    assert not made
+    placement.begin("cpu", Unbudgeted())
+    placement.begin("cuda:0", Unbudgeted())
+    placement.begin("cuda:1", Unbudgeted())  # begun: no room is needed again
+    assert made == ["cuda:0"]
+
+
+def test_weights_for_which_the_device_has_no_memory_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny(tmp_path / "tiny")
+    read = Weights.read
+
+    def full(self: Weights, name: str, device: str, dtype: Any) -> Any:
+        if "layer.1" in name:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return read(self, name, device, dtype)
+
+    monkeypatch.setattr(Weights, "read", full)
+    with pytest.raises(ModelError, match=r"no memory on cpu for the model 'tiny': .*Tried to allocate 2.00 GiB"):
+        open_tiny(folder)
+
+
 def test_the_cache_of_a_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA's own functions stand in for a device that is not here."""
     reserved = [900, 250]
@@ -682,7 +711,9 @@ def test_the_cache_of_a_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved.pop(0))
     monkeypatch.setattr(torch.cuda, "device", lambda device: threading.Lock())
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("now"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cache"))
+    clear = "_cuda_clearCublasWorkspaces"  # not in torch's builds for the CPU
+    monkeypatch.setattr(import_module("torch._C"), clear, lambda: emptied.append("work space"), raising=False)
     assert placement.release_cached("cuda:0") == 650
-    assert emptied == ["now"]
+    assert emptied == ["work space", "cache"]
     assert placement.release_cached("cpu") == 0

@@ -1,4 +1,4 @@
-"""The CTranslate2 engine: the BERT family on a CPU, int8 with a scale a row or float32.
+"""The CTranslate2 engine: the BERT family on a CPU or a CUDA device, int8 with a scale a row or float32.
 
 Covers opening a converted model (and having it converted), computing one padded batch, pooling.
 
@@ -11,6 +11,7 @@ gives the same bits (measured: 400 of 400 texts), at no loss of speed that could
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +30,16 @@ from embank.embed.formats.verify import check_against_reference
 from embank.embed.matryoshka import check_dimensions
 from embank.embed.model import Fingerprint
 from embank.embed.tokens import Tokens
-from embank.errors import EmbeddingFailed, InvalidInput, ModelFileError
+from embank.errors import DeviceNotFound, EmbeddingFailed, InvalidInput, ModelError, ModelFileError
 from embank.memory.hygiene import usable_cpus
+from embank.system.log import get_logger
 
 if TYPE_CHECKING:
     from embank.embed.engine import Encoded, Engine, LoadRequest, TokenIds
     from embank.embed.formats.ctformat import Precision
     from embank.embed.model import Kind, Vectors
+
+_log = get_logger(__name__)
 
 # Few widths also keep the runtime's cache of compiled kernels, one a shape, small.
 _LENGTH_STEP = 16
@@ -52,8 +56,12 @@ _LEAST_BATCH_TOKENS = 256
 _MOST_BATCH_TOKENS = 384
 # On a GPU, one batch at a time: a large one keeps it busy.
 _CUDA_BATCH_TOKENS = 8192
+# What CUDA takes of the process's own memory, once a process. Measured on an H200: 270 MB.
+_CUDA_HOST_BYTES = 280 << 20
 # How long a load waits for other work to end.
 _WAIT_S = 60.0
+# What CUDA and cuBLAS say, through the runtime, when the device is full.
+_DEVICE_IS_FULL = re.compile(r"out of memory|ALLOC_FAILED")
 # The runtime's own state, threads and work buffers, beside the weights.
 _RUNTIME_BYTES = 6 << 20
 # float32 packs its weights for the matrix library beside the ones read.
@@ -63,8 +71,9 @@ _LOADED_OVER_FILE: dict[Precision, float] = {"int8": 1.1, "float32": 1.25}
 def load(request: LoadRequest) -> Engine:
     """Open the model of `request`, converting it first where needed.
 
-    Raises what `ensure_converted` raises, `InvalidInput` for dimensions that the model was not trained for, and
-    `ModelFileError` when the runtime refuses the files or this processor.
+    Raises what `ensure_converted` raises, `InvalidInput` for dimensions that the model was not trained for,
+    `ModelFileError` when the runtime refuses the files or this processor, `DeviceNotFound` for a CUDA device that is
+    not there or that it can't compute on (with `auto` that is the CPU's turn), `ModelError` when the device is full.
     """
     if request.precision not in ("int8", "float32"):
         raise InvalidInput(
@@ -73,6 +82,16 @@ def load(request: LoadRequest) -> Engine:
         )
     precision: Precision = request.precision
     device = resolve_device(request.device, engine="ct2", cuda_devices=_cuda_devices)
+    try:
+        return _opened(request, precision, device)
+    except DeviceNotFound as error:
+        if request.device != "auto":
+            raise
+        _log.warning("%s; computing on the CPU", error)
+        return _opened(request, precision, "cpu")
+
+
+def _opened(request: LoadRequest, precision: Precision, device: str) -> Ct2Engine:
     threads = (request.settings.threads or usable_cpus()) if device == "cpu" else 1
     # Shared out over the lanes: what is computed at once, and so the memory it takes, is what was set.
     shared = request.settings.padded_tokens // threads
@@ -84,8 +103,9 @@ def load(request: LoadRequest) -> Engine:
 
     def open_within_budget(folder: Path, manifest: Manifest, *, split: bool, held: Hold | None = None) -> Ct2Engine:
         # Held while it opens: from then on the reading of the process, and `used_bytes`, have it.
-        with request.budget.reserve(f"load {request.name}", _loaded_bytes(manifest, precision), wait_s=_WAIT_S):
-            return Ct2Engine(
+        loaded_bytes = _loaded_bytes(manifest, precision) + (0 if device == "cpu" else _CUDA_HOST_BYTES)
+        with request.budget.reserve(f"load {request.name}", loaded_bytes, wait_s=_WAIT_S):
+            engine = Ct2Engine(
                 folder,
                 manifest,
                 device=device,
@@ -94,6 +114,8 @@ def load(request: LoadRequest) -> Engine:
                 split=split,
                 held=held,
             )
+            engine.check_device()
+            return engine
 
     def verify(folder: Path, manifest: Manifest) -> None:
         # The reference vectors are of truncated texts, whatever is done with long ones later.
@@ -172,16 +194,68 @@ class Ct2Engine:
         return self._tokenizer().count(texts)
 
     def batch_bytes(self, rows: int, width: int) -> int:
-        """Measured on MiniLM: states, the widest layer twice, and attention scores, in float32."""
+        """Measured on MiniLM: states, the widest layer twice, and attention scores, in float32.
+
+        On CUDA that memory is the device's; of the process a batch takes the ids, and the states as they come back.
+        """
         shape = self._manifest.bert_shape
+        if self.device != "cpu":
+            return rows * width * 4 * (1 + shape.hidden)
         token_bytes = 4 * (6 * shape.hidden + 2 * shape.intermediate) + 8 * shape.heads * width
         return rows * width * token_bytes
 
+    def check_device(self) -> None:
+        """Raise `DeviceNotFound` where the runtime opened the model on a CUDA device on which it can't compute.
+
+        It looks for cuBLAS only when it first multiplies: a model would count as ready, and answer nothing.
+        """
+        if self.device == "cpu":
+            return
+        try:
+            self._computed([np.zeros(1, dtype=np.int32)], 1)
+        except RuntimeError as error:
+            self.close()
+            if _DEVICE_IS_FULL.search(str(error)):
+                raise ModelError(f"{self.device} is full: {error}", device=self.device) from error
+            raise DeviceNotFound(
+                f"CTranslate2 can't compute on {self.device}: {error}; it needs the libraries of the CUDA version that "
+                f"it was built for (nvidia-cublas-cu12, its folder in LD_LIBRARY_PATH): install them, or set "
+                f"embed.device to cpu",
+                device=self.device,
+                engine="ct2",
+            ) from error
+
     def forward(self, batch: Sequence[TokenIds]) -> Vectors:
-        from ctranslate2 import StorageView
+        """See `Engine`. On CUDA, a batch that fails is computed in halves, down to a row at a time.
+
+        Raises `EmbeddingFailed` when the device has no memory for one row, and what the runtime raises of others.
+        """
+        width = max(map(len, batch))
+        try:
+            return self._computed(batch, width)
+        except RuntimeError as error:
+            if self.device == "cpu":
+                raise
+            if len(batch) == 1:
+                if _DEVICE_IS_FULL.search(str(error)) is None:
+                    raise
+                raise EmbeddingFailed(
+                    f"{self.device} has no memory for one text of {width} tokens beside the model "
+                    f"{self.fingerprint.name!r}: end what else uses the device, or set embed.device to cpu ({error})",
+                    model=self.fingerprint.name,
+                    device=self.device,
+                ) from error
+            # Whatever it is: a full device is told in many ways, as an invalid one among them.
+            _log.warning("%s: %d texts of %d tokens: %s; in halves", self.device, len(batch), width, error)
+        half = (len(batch) + 1) // 2
+        self.batch_tokens = min(self.batch_tokens, max(half * width, 1))
+        return np.concatenate([self.forward(batch[:half]), self.forward(batch[half:])])
+
+    def _computed(self, batch: Sequence[TokenIds], longest: int) -> Vectors:
+        from ctranslate2 import Device, StorageView
 
         lengths = np.fromiter((len(ids) for ids in batch), dtype=np.int32, count=len(batch))
-        width = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
+        width = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
         padded = np.zeros((len(batch), min(width, self._manifest.bert_shape.positions)), dtype=np.int32)
         for row, ids in zip(padded, batch, strict=True):
             row[: len(ids)] = ids
@@ -189,8 +263,11 @@ class Ct2Engine:
         if encoder is None:
             raise EmbeddingFailed("the model is closed", model=self.fingerprint.name)
         output = encoder.forward_batch(StorageView.from_array(padded), StorageView.from_array(lengths))
+        hidden = output.last_hidden_state
+        if self.device != "cpu":
+            hidden = hidden.to_device(Device.cpu)  # numpy can't look into the device's memory
         # A view of the runtime's memory: nothing is copied but the pooled rows.
-        states = np.asarray(output.last_hidden_state)
+        states = np.asarray(hidden)
         if states.shape[:2] != padded.shape or states.dtype != np.float32:
             raise EmbeddingFailed(
                 f"the runtime answered {states.dtype} of shape {states.shape} for ids of shape {padded.shape}",
@@ -205,7 +282,10 @@ class Ct2Engine:
         return vectors
 
     def used_bytes(self) -> int:
-        return _loaded_bytes(self._manifest, self._precision) if self._encoder is not None else 0
+        """Of this process; on CUDA the weights are in the device's memory."""
+        if self._encoder is None:
+            return 0
+        return _loaded_bytes(self._manifest, self._precision) if self.device == "cpu" else _own_bytes(self._manifest)
 
     def close(self) -> None:
         """Give the weights back. What the allocator does with them is the governor's affair."""
@@ -241,6 +321,8 @@ def _open_encoder(folder: Path, compute_type: str, threads: int, device: str) ->
             intra_threads=1,
         )
     except (RuntimeError, ValueError) as error:
+        if device != "cpu" and _DEVICE_IS_FULL.search(str(error)):
+            raise ModelError(f"there is no memory on {device} to open {folder}: {error}", path=str(folder)) from error
         raise ModelFileError(
             f"CTranslate2 can't open {folder} as {compute_type} on {device}: {error}", path=str(folder)
         ) from error
@@ -248,7 +330,12 @@ def _open_encoder(folder: Path, compute_type: str, threads: int, device: str) ->
 
 def _loaded_bytes(manifest: Manifest, precision: Precision) -> int:
     weights = size_bytes(manifest, "model.bin") * _LOADED_OVER_FILE[precision]
-    return int(weights) + size_bytes(manifest, TOKENIZER) * _TOKENIZER_BYTES_A_FILE_BYTE + _RUNTIME_BYTES
+    return int(weights) + _own_bytes(manifest)
+
+
+def _own_bytes(manifest: Manifest) -> int:
+    """What is in the process's memory on every device: the tokenizer, and the runtime's own state."""
+    return size_bytes(manifest, TOKENIZER) * _TOKENIZER_BYTES_A_FILE_BYTE + _RUNTIME_BYTES
 
 
 def _fingerprint(manifest: Manifest) -> Fingerprint:

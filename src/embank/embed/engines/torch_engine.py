@@ -96,12 +96,14 @@ def _opened(request: LoadRequest, folder: Path, held: Hold) -> Engine:
         request.on_progress(0.2, "importing torch")
         sentence_model.library()
         device = resolve_device(request.device, engine="torch", cuda_devices=_cuda_devices)
+        placement.begin(device, request.budget)
         _bound_threads(request.settings.threads)
         request.on_progress(0.6, "building")
         model = sentence_model.open_model(folder, dtype=_dtype(request.precision))
         check_dimensions(request, model.dimension)
         request.on_progress(0.7, "loading weights")
-        sentence_model.load_weights(folder, model.modules, device=device, dtype=_dtype(request.precision))
+        with placement.whole_or_nothing(model.modules, device, request.name):
+            sentence_model.load_weights(folder, model.modules, device=device, dtype=_dtype(request.precision))
         engine = TorchEngine(
             folder,
             model,
