@@ -185,7 +185,7 @@ class UpsertAnswer(Answer):
     commits: int = 0
     seconds: float
     skipped: dict[str, int] = {}
-    samples: list[tuple[str, str, str]] = []
+    samples: list[Annotated[list[str], Field(min_length=3, max_length=3)]] = []
 
 
 class DocumentAnswer(Answer):
