@@ -9,6 +9,7 @@ import pytest
 
 from embank.errors import EmbeddingFailed
 from embank.http.coalescer import Coalescer
+from embank.http.errors import Refusal
 
 
 class Machine:
@@ -35,7 +36,7 @@ async def _settled() -> None:
 def test_sixteen_at_once_take_two_batches() -> None:
     async def run() -> None:
         machine = Machine()
-        coalescer = Coalescer(machine.compute, wait_s=60)
+        coalescer = Coalescer(machine.compute, wait_s=60, most_wait_s=60)
         tasks = [asyncio.create_task(coalescer.embed(["x" * n, "y"])) for n in range(16)]
         await _settled()
         assert machine.batches == [["", "y"]], "the first goes at once"
@@ -50,7 +51,7 @@ def test_sixteen_at_once_take_two_batches() -> None:
 def test_nobody_waits_longer_for_company_than_allowed() -> None:
     async def run() -> None:
         machine = Machine()
-        coalescer = Coalescer(machine.compute, wait_s=0)
+        coalescer = Coalescer(machine.compute, wait_s=0, most_wait_s=60)
         first = asyncio.create_task(coalescer.embed(["a"]))
         await _settled()
         second = asyncio.create_task(coalescer.embed(["bb"]))
@@ -67,7 +68,7 @@ def test_a_failure_is_only_of_whom_it_concerns() -> None:
     async def run() -> None:
         machine = Machine()
         machine.bad = "bad"
-        coalescer = Coalescer(machine.compute, wait_s=60)
+        coalescer = Coalescer(machine.compute, wait_s=60, most_wait_s=60)
         tasks = [asyncio.create_task(coalescer.embed([text])) for text in ("first", "good", "bad", "fine")]
         await _settled()
         machine.gate.set()
@@ -81,7 +82,7 @@ def test_a_failure_is_only_of_whom_it_concerns() -> None:
 def test_who_went_away_is_not_computed() -> None:
     async def run() -> None:
         machine = Machine()
-        coalescer = Coalescer(machine.compute, wait_s=60)
+        coalescer = Coalescer(machine.compute, wait_s=60, most_wait_s=60)
         first = asyncio.create_task(coalescer.embed(["a"]))
         await _settled()
         gone = asyncio.create_task(coalescer.embed(["gone"]))
@@ -94,5 +95,38 @@ def test_who_went_away_is_not_computed() -> None:
         assert machine.batches == [["a"], ["stays"]]
         with pytest.raises(asyncio.CancelledError):
             await gone
+
+    asyncio.run(run())
+
+
+def test_beyond_two_batches_requests_wait_and_then_are_refused() -> None:
+    async def run() -> None:
+        machine = Machine()
+        coalescer = Coalescer(machine.compute, wait_s=0, most_wait_s=0.02)
+        tasks = []
+        for _ in range(4):
+            tasks.append(asyncio.create_task(coalescer.embed(["x"] * 32)))
+            await asyncio.sleep(0.001)
+        assert len(machine.batches) == 2, "two are under way, the others wait"
+        await asyncio.sleep(0.03)
+        with pytest.raises(Refusal) as refused:
+            await coalescer.embed(["late"])
+        assert refused.value.status_code == 429
+        machine.gate.set()
+        assert [len(await task) for task in tasks] == [32] * 4, "whoever waited is answered"
+        assert list(await coalescer.embed(["again"])) == [5]
+
+    asyncio.run(run())
+
+
+def test_a_batch_has_an_end() -> None:
+    async def run() -> None:
+        machine = Machine()
+        coalescer = Coalescer(machine.compute, wait_s=60, most_wait_s=60)
+        tasks = [asyncio.create_task(coalescer.embed(["x"] * 30)) for _ in range(10)]
+        await _settled()
+        machine.gate.set()
+        assert [len(await task) for task in tasks] == [30] * 10
+        assert [len(batch) for batch in machine.batches] == [30, 120, 120, 30]
 
     asyncio.run(run())

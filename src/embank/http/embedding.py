@@ -79,7 +79,9 @@ class Embedding:
             async def compute(texts: list[str]) -> list[tuple[Any, int]]:
                 return await self._workers.run(self._compute, texts, kind)
 
-            self._coalescers[kind] = Coalescer(compute, wait_s=self._settings.coalesce_wait_s)
+            self._coalescers[kind] = Coalescer(
+                compute, wait_s=self._settings.coalesce_wait_s, most_wait_s=self._settings.thread_wait_s
+            )
         return self._coalescers[kind]
 
     def _compute(self, texts: list[str], kind: Kind) -> list[tuple[Any, int]]:

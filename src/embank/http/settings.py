@@ -48,7 +48,9 @@ class Settings(Section):
     threads: int = Field(default=8, ge=1, le=256, description="requests worked on at once")
     waiting: int = Field(default=256, ge=0, description="requests that may wait for a thread; then 429")
     thread_wait_s: float = Field(
-        default=2, gt=0, description="seconds the first of them may have waited; then 429 for those that come"
+        default=2,
+        gt=0,
+        description="seconds the first in line for one, or for a shared batch, may have waited; then 429",
     )
     coalesce_texts: int = Field(default=32, ge=0, description="requests of so many texts share batches; 0: none do")
     coalesce_wait_s: float = Field(
