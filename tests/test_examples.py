@@ -14,7 +14,8 @@ from embank.embed.files.catalog import WORDLLAMA
 from embank.embed.files.locate import find_files
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-RUN = {"quickstart.py", "openai_client.py", "streamlit_search.py", "mcp_client.py"}
+FRAMES = {"langchain_search.py": "langchain_core", "llamaindex_search.py": "llama_index.core"}
+RUN = {"quickstart.py", "openai_client.py", "streamlit_search.py", "mcp_client.py", *FRAMES}
 
 
 def run(name: str, *words: str) -> list[str]:
@@ -62,6 +63,22 @@ def test_the_quick_start_finds_what_it_wrote(made: Made) -> None:
 def test_an_assistants_client_searches_and_reads(made: Made) -> None:
     pytest.importorskip("mcp", reason="the extra mcp is not installed")
     assert run("mcp_client.py", made.bank)[-1] == "Bread rises because yeast makes gas from sugar."
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frameworks_search_what_a_server_holds(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(FRAMES[name], reason=f"{FRAMES[name]} is not installed")
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    from tests.http.serving import serving
+
+    if find_files(WORDLLAMA, directory=tmp_path) is None:
+        pytest.skip("the package wordllama is not installed")
+    with serving(tmp_path / "a.bank", model="wordllama") as served:
+        lines = run(name, served.url)
+    assert lines == [
+        "what do rivers carry?  silt: Rivers carry silt to the sea.",
+        "how does dough get airy?  bread: Bread rises because yeast makes gas from sugar.",
+    ]
 
 
 def test_the_page_searches(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
