@@ -18,8 +18,6 @@ Run = Callable[..., Result]
 DOCUMENTED = {
     errors.EmbankError: 1,
     errors.StoreError: 1,
-    errors.ServiceError: 1,
-    errors.ServiceUnreachable: 1,
     errors.IndexUnavailable: 1,
     errors.InvalidInput: 2,
     errors.ConfigError: 2,
@@ -33,6 +31,9 @@ DOCUMENTED = {
     errors.DocumentNotFound: 3,
     errors.BankLocked: 4,
     errors.BankReadOnly: 4,
+    errors.BankServed: 4,
+    errors.ServiceError: 4,
+    errors.ServiceUnreachable: 4,
     errors.ModelInUse: 4,
     errors.ProtectedCollectionError: 4,
     errors.MemoryBudgetError: 5,

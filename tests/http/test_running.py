@@ -174,7 +174,7 @@ def test_a_command_that_asks_a_server_starts_without_what_opens_a_bank(served: S
     found = subprocess.run([*command, "--bank", served.bank.path], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout)["hits"][0]["id"] == "x"
     imported = {line.rpartition("|")[2].strip() for line in found.stderr.splitlines()}
-    assert "embank.cli.served" in imported
+    assert "embank.remote.bank" in imported
     assert not imported & {"numpy", "tantivy", "onnxruntime", "tokenizers", "embank.engine", "embank.bank"}
 
 

@@ -36,13 +36,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def client(served: Served) -> Iterator[Client]:
+    with Client(served.url) as made:
+        yield made
+
+
 @pytest.fixture(scope="module", params=["bank", "server"])
-def place(served: Served, request: pytest.FixtureRequest) -> Iterator[Place]:
-    if request.param == "bank":
-        yield served.bank
-    else:
-        with Client(served.url) as client:
-            yield client
+def place(served: Served, client: Client, request: pytest.FixtureRequest) -> Place:
+    return served.bank if request.param == "bank" else client
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -19,15 +20,15 @@ from mcp import Client, MCPError, StdioServerParameters
 from tests.http.serving import Served, serving
 from typer.testing import CliRunner
 
-from embank.bank import open_bank
+from embank.bank import LocalCollection, open_bank
 from embank.cli.program import app
 from embank.embed.files.catalog import WORDLLAMA
 from embank.embed.files.locate import find_files
 from embank.errors import BudgetExceeded
 from embank.http.keys import KeyBook
 from embank.integrations.mcp import answers
+from embank.integrations.mcp.chosen import Chosen
 from embank.integrations.mcp.server import MOST_RESOURCE_BYTES, make_server
-from embank.integrations.mcp.shelf import BankShelf, Chosen
 from embank.testing.fakes import HashModel
 
 RIVERS = "# Rivers\n\nRivers carry silt and sand down to the sea.\n"
@@ -215,7 +216,7 @@ def test_answers_are_bounded_and_say_so(tmp_path: Path) -> None:
             behind = await called(client, "read", id="7", start=10**9)
             assert (behind["text"], behind["next"]) == ("", None)
 
-        talk(make_server(Chosen(BankShelf(bank))), said)
+        talk(make_server(Chosen(bank)), said)
 
 
 async def failing(client: Client, uri: str) -> MCPError:
@@ -238,21 +239,12 @@ def test_only_the_collections_that_were_named_are_shown(tmp_path: Path) -> None:
                 assert "further" not in told
             assert "no collection" in str(await failing(client, "embank://secret/a"))
 
-        talk(make_server(Chosen(BankShelf(bank), ["open"])), said)
+        talk(make_server(Chosen(bank, ["open"])), said)
 
         async def many(client: Client) -> None:
             assert "say which" in await refused(client, "search", query="words")
 
-        talk(make_server(Chosen(BankShelf(bank))), many)
-
-
-class Failing(BankShelf):
-    """A shelf that fails as it is told."""
-
-    error: Exception = RuntimeError("the secret of the house")
-
-    def search(self, *args: Any, **options: Any) -> Any:
-        raise self.error
+        talk(make_server(Chosen(bank)), many)
 
 
 def test_errors_say_what_to_do_and_bugs_nothing_of_what_they_saw(
@@ -260,16 +252,17 @@ def test_errors_say_what_to_do_and_bugs_nothing_of_what_they_saw(
 ) -> None:
     with open_bank(tmp_path / "a.bank", model=HashModel(), memory="1GB") as bank:
         bank.collection("notes").add(DOCUMENTS)
-        shelf = Failing(bank)
 
         async def said(client: Client) -> None:
-            assert "secret" not in await refused(client, "search", query="x")
+            with patch.object(LocalCollection, "search", side_effect=RuntimeError("the secret of the house")):
+                assert "secret" not in await refused(client, "search", query="x")
             assert "the secret of the house" in caplog.text
-            shelf.error = BudgetExceeded("a query", wanted_bytes=2, available_bytes=1, budget_bytes=1)
-            assert "raise memory.budget" in await refused(client, "search", query="x")
+            full = BudgetExceeded("a query", wanted_bytes=2, available_bytes=1, budget_bytes=1)
+            with patch.object(LocalCollection, "search", side_effect=full):
+                assert "raise memory.budget" in await refused(client, "search", query="x")
             assert (await called(client, "read", id="../bread"))["next"] is None, "the session goes on"
 
-        talk(make_server(Chosen(shelf)), said)
+        talk(make_server(Chosen(bank)), said)
 
 
 def started(*words: str) -> str:

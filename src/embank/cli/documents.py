@@ -15,7 +15,7 @@ from embank.cli.options import CollectionName, Invocation, WhereFilter, on_bank,
 from embank.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from embank.cli.surface import OpenCollection
+    from embank.remote.surface import OpenCollection
     from embank.store.protocol import StoredDocument
 
 _PAGE = 1_000

@@ -14,7 +14,7 @@ from embank.cli.progress import Doing, showing
 from embank.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from embank.cli.surface import OpenBank
+    from embank.remote.surface import OpenBank
     from embank.store.reports import DropReport
 
 

@@ -16,8 +16,8 @@ from embank.errors import InvalidInput
 
 if TYPE_CHECKING:
     from embank.cli.sources import Named
-    from embank.cli.surface import OpenBank
     from embank.pipeline import IngestReport
+    from embank.remote.surface import OpenBank
 
 _SAMPLES_SHOWN = 3
 _STDIN_LIMIT_BYTES = 8 << 20
@@ -139,14 +139,14 @@ class _Run:
                 self._index(bank, named)
         except KeyboardInterrupt as error:
             written = self._written()
-            safe = f"{output.counted(written, 'document')} written by this run safe in {bank.path}"
+            safe = f"{output.counted(written, 'document')} written by this run safe in {self._invocation.bank}"
             told = f"interrupted, with {safe}; run the same command again to go on"
             errors.tell_failure(
                 "KeyboardInterrupt",
                 told,
                 code=errors.INTERRUPTED,
                 as_json=self._invocation.as_json,
-                fields={"safe_documents": written, "bank": str(bank.path)},
+                fields={"safe_documents": written, "bank": str(self._invocation.bank)},
             )
             raise typer.Exit(errors.INTERRUPTED) from error
 

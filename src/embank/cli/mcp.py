@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from embank.client.client import Client
     from embank.config import Config
-    from embank.integrations.mcp.shelf import Shelf
+    from embank.remote.surface import OpenBank
 
 _TRIES = 2
 """How often a server that is busy is asked again: an assistant waits for the answer."""
@@ -47,29 +47,29 @@ def mcp(
     [bold]embank mcp --bank ~/notes.bank --memory 512MB[/bold]
     """
     config = invocation.config()
+    from embank.integrations.mcp.chosen import Chosen
     from embank.integrations.mcp.server import make_server, serve_stdio
-    from embank.integrations.mcp.shelf import Chosen
 
-    with _shelf(invocation, server, key, config) as shelf:
+    with _bank(invocation, server, key, config) as bank:
         # Python's own way to end would wait for a line of standard input. Nothing is written, so nothing is lost.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        serve_stdio(make_server(Chosen(shelf, collections or ()), version=str(import_path("embank:__version__"))))
+        serve_stdio(make_server(Chosen(bank, collections or ()), version=str(import_path("embank:__version__"))))
 
 
 @contextmanager
-def _shelf(invocation: Invocation, server: str | None, key: str | None, config: Config) -> Iterator[Shelf]:
-    from embank.integrations.mcp.shelf import BankShelf, ServerShelf
-
+def _bank(invocation: Invocation, server: str | None, key: str | None, config: Config) -> Iterator[OpenBank]:
     client = _named(server, key) if server is not None else _holding(invocation.bank, key, config)
     if client is None:
         from embank.bank import open_bank
 
         with open_bank(invocation.bank, config=config, read_only=True, own_process=True) as bank:
-            yield BankShelf(bank)
+            yield bank
         return
-    with client:
-        client.collections()  # a wrong address or key is told now, where the assistant's log shows it
-        yield ServerShelf(client)
+    from embank.remote.bank import ServedBank
+
+    with ServedBank(client) as served:
+        served.collections()  # a wrong address or key is told now, where the assistant's log shows it
+        yield served
 
 
 def _named(server: str, key: str | None) -> Client:

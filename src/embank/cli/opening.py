@@ -18,7 +18,7 @@ from embank.registry import nearest
 if TYPE_CHECKING:
     from embank.bank import Bank, LocalCollection
     from embank.cli.options import Invocation
-    from embank.cli.surface import OpenBank, OpenCollection
+    from embank.remote.surface import OpenBank, OpenCollection
 
 Use = Literal["read", "change", "create"]
 """`read` works beside a process that writes; `change` writes to a bank that must exist; `create` may make one."""
@@ -67,7 +67,7 @@ def open_collection(
     with open_bank(invocation, use, tells_loads=tells_loads) as bank:
         collection = bank.collection(name)
         if collection.stats() is None:
-            raise _no_collection(bank, name)
+            raise _no_collection(invocation, bank, name)
         yield collection
 
 
@@ -79,15 +79,15 @@ def open_own_collection(
     with open_own_bank(invocation, use, tells_loads=tells_loads) as bank:
         collection = bank.collection(name)
         if collection.stats() is None:
-            raise _no_collection(bank, name)
+            raise _no_collection(invocation, bank, name)
         yield collection
 
 
-def _no_collection(bank: OpenBank, name: str) -> CollectionNotFound:
+def _no_collection(invocation: Invocation, bank: OpenBank, name: str) -> CollectionNotFound:
     known = [info.name for info in bank.collections()]
     guess = nearest(name, known)
     hint = f"; did you mean {guess!r}?" if guess else (f": there are {', '.join(known[:10])}" if known else "")
     empty = "" if known else ": the bank is empty, `embank index` or `embank add` puts documents into it"
     return CollectionNotFound(
-        f"there is no collection {name!r} in {bank.path}{hint}{empty}", name=name, known=known[:100]
+        f"there is no collection {name!r} in {invocation.bank}{hint}{empty}", name=name, known=known[:100]
     )

@@ -12,11 +12,12 @@ from embank.store.lock import Serving, read_serving
 
 if TYPE_CHECKING:
     from embank.cli.options import Invocation
-    from embank.cli.served import ServedBank
     from embank.client.client import Client
     from embank.config import Config
+    from embank.remote.bank import ServedBank
 
 _ANSWERS_WITHIN_S = 5.0
+_KEY_HINT = "A key is made with `embank keys add NAME --scope admin`, and given to commands as EMBANK_CLIENT__KEY"
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- where a server may listen, not this command
 
 
@@ -43,10 +44,10 @@ def served_bank(invocation: Invocation, config: Config, *, writes: bool) -> Serv
     if client is None:
         print_line(f"the server at {serving.endpoint} (process {serving.pid}) does not answer as it should")
         return None
-    from embank.cli.served import ServedBank
+    from embank.remote.bank import ServedBank
 
     print_line(f"through the server at {serving.endpoint}")
-    return ServedBank(client, invocation.bank)
+    return ServedBank(client, key_hint=_KEY_HINT)
 
 
 def server_client(serving: Serving, config: Config, *, key: str | None = None) -> Client | None:

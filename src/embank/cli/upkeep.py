@@ -14,7 +14,7 @@ from embank.cli.progress import Doing, showing
 from embank.errors import CollectionNotFound, InvalidInput
 
 if TYPE_CHECKING:
-    from embank.cli.surface import OpenCollection
+    from embank.remote.surface import OpenCollection
     from embank.store.reports import CompactReport, PurgeReport
 
 _IDS_SHOWN = 20
@@ -45,7 +45,7 @@ def compact(
     with open_bank(invocation, "read" if dry_run else "change") as bank:
         names = [info.name for info in bank.collections() if collection in (None, info.name)]
         if collection is not None and not names:
-            raise CollectionNotFound(f"there is no collection {collection!r} in {bank.path}", name=collection)
+            raise CollectionNotFound(f"there is no collection {collection!r} in {invocation.bank}", name=collection)
         for name in names:
             opened = bank.collection(name)
             planned = opened.compact(dry_run=True)

@@ -20,8 +20,8 @@ from pydantic import PrivateAttr
 from embank.errors import InvalidInput, MissingExtra
 from embank.integrations.embedding import Embedder, Source
 from embank.integrations.filters import matching
-from embank.integrations.shelf import EVERYTHING, Kept, Place, Shelf, Where, everything, shelf
-from embank.records import Document
+from embank.integrations.shelf import EVERYTHING, Place, Shelf, Where, shelf
+from embank.records import Document, StoredDocument
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -150,7 +150,7 @@ class EmbankVectorStore(BasePydanticVectorStore):
         """The nodes of these ids that pass the filters, in the order of the ids; with neither, all nodes."""
         if node_ids is not None and filters is None:
             return [_node(each) for each in self._shelf.get(node_ids)]
-        found = [_node(each) for each in everything(self._shelf, where=_where(node_ids, None, filters))]
+        found = [_node(each) for each in self._shelf.everything(where=_where(node_ids, None, filters))]
         if node_ids is not None:
             place = {name: number for number, name in enumerate(node_ids)}
             found.sort(key=lambda node: place[node.node_id])
@@ -229,7 +229,7 @@ def _document(node: BaseNode) -> Document:
     return Document(node.node_id, node.get_content(metadata_mode=MetadataMode.NONE), shown)
 
 
-def _node(kept: Kept) -> BaseNode:
+def _node(kept: StoredDocument) -> BaseNode:
     if "_node_content" in kept.metadata:
         node: BaseNode = metadata_dict_to_node(dict(kept.metadata), text=kept.text)
         return node

@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 
 from embank.errors import InvalidInput
-from embank.integrations.shelf import Kept, Shelf, everything
-from embank.records import Document
+from embank.integrations.shelf import Shelf
+from embank.records import Document, StoredDocument
 
 PART_BYTES = 45_000
 """Of a value in one document: 60,000 as base64, and a document's metadata holds 65,536."""
@@ -37,7 +37,7 @@ class Values:
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """The value under each key; `None` where there is none."""
-        heads: dict[str, Kept] = {}
+        heads: dict[str, StoredDocument] = {}
         for start in range(0, len(keys), _HEADS_AT_ONCE):
             heads.update((each.id, each) for each in self._shelf.get(keys[start : start + _HEADS_AT_ONCE]))
         values = {key: self._value(head) for key, head in heads.items()}
@@ -61,11 +61,11 @@ class Values:
     def keys(self, prefix: str = "") -> Iterator[str]:
         """All keys that begin so, in order."""
         where = {"part": {"$exists": False}}
-        for head in everything(self._shelf, where=where, limit=_HEADS_AT_ONCE):
+        for head in self._shelf.everything(where=where, limit=_HEADS_AT_ONCE):
             if head.id.startswith(prefix):
                 yield head.id
 
-    def _value(self, head: Kept) -> bytes | None:
+    def _value(self, head: StoredDocument) -> bytes | None:
         if "value" in head.metadata:
             return base64.b64decode(head.metadata["value"])
         names = _names(head.id, head.metadata["parts"])

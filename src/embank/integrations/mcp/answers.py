@@ -6,12 +6,14 @@ Offsets and lengths count characters (code points), limits of whole answers byte
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from embank.client.schemas import CollectionAnswer, DocumentAnswer, HitAnswer, Mode, SearchAnswer
+from embank.records import Hit, StoredDocument
+from embank.search.settings import Mode
+from embank.store.info import CollectionInfo
 
 MOST_HITS = 50
 MOST_CHARACTERS = 20_000
@@ -139,20 +141,21 @@ class CollectionsTold(BaseModel):
     left_out: int
 
 
-def search_told(collection: str, answer: SearchAnswer) -> SearchTold:
+def search_told(collection: str, found: Sequence[Hit]) -> SearchTold:
     """As many hits as fit into `SEARCH_BYTES`, each cut to what one may take."""
     hits: list[Found] = []
     left = SEARCH_BYTES
-    for hit in answer.hits:
-        found = _found(hit)
-        left -= len(found.model_dump_json().encode())
+    for hit in found:
+        shown = _found(hit)
+        left -= len(shown.model_dump_json().encode())
         if left < 0 and hits:
             break
-        hits.append(found)
-    return SearchTold(collection=collection, hits=hits, left_out=len(answer.hits) - len(hits), degraded=answer.degraded)
+        hits.append(shown)
+    degraded = any(hit.degraded for hit in found)
+    return SearchTold(collection=collection, hits=hits, left_out=len(found) - len(hits), degraded=degraded)
 
 
-def read_told(collection: str, document: DocumentAnswer, asked: ReadAsked) -> ReadTold:
+def read_told(collection: str, document: StoredDocument, asked: ReadAsked) -> ReadTold:
     """The part that was asked for, as far as `READ_BYTES` go. Behind the document's end it is empty."""
     text = _cut(document.text[asked.start : asked.start + asked.length], READ_BYTES)
     start = min(asked.start, len(document.text))
@@ -171,13 +174,13 @@ def read_told(collection: str, document: DocumentAnswer, asked: ReadAsked) -> Re
     )
 
 
-def collections_told(collections: list[CollectionAnswer]) -> CollectionsTold:
+def collections_told(collections: list[CollectionInfo]) -> CollectionsTold:
     """The first `MOST_COLLECTIONS`."""
     shown = [collection_told(each) for each in collections[:MOST_COLLECTIONS]]
     return CollectionsTold(collections=shown, left_out=len(collections) - len(shown))
 
 
-def collection_told(info: CollectionAnswer) -> CollectionTold:
+def collection_told(info: CollectionInfo) -> CollectionTold:
     """What an assistant is told of a collection."""
     return CollectionTold(
         name=info.name,
@@ -188,7 +191,7 @@ def collection_told(info: CollectionAnswer) -> CollectionTold:
     )
 
 
-def _found(hit: HitAnswer) -> Found:
+def _found(hit: Hit) -> Found:
     text = _cut(hit.text, PASSAGE_BYTES)
     metadata, cut = _short(hit.metadata)
     return Found(

@@ -1,7 +1,7 @@
 """The server of the Model Context Protocol: tools that search and read, and documents as resources. Over stdio.
 
     with embank.open("my.bank", read_only=True) as bank:
-        serve_stdio(make_server(Chosen(BankShelf(bank))))
+        serve_stdio(make_server(Chosen(bank)))
 
 Nothing is written through it, and its tools say so. While it serves, standard output carries the protocol alone: the
 SDK keeps the descriptor to itself and has everything else that is printed go to standard error.
@@ -18,10 +18,9 @@ import anyio
 import anyio.to_thread
 from pydantic import BaseModel, ValidationError
 
-from embank.client.schemas import DocumentAnswer
 from embank.errors import CollectionNotFound, DocumentNotFound, EmbankError, InvalidInput, MissingExtra
 from embank.integrations.mcp import answers
-from embank.integrations.mcp.shelf import Chosen
+from embank.integrations.mcp.chosen import Chosen
 from embank.system.log import get_logger
 
 try:
@@ -71,24 +70,25 @@ class Deed:
     act: Callable[[Chosen, Any], BaseModel]
 
 
-def _search(shelf: Chosen, asked: answers.SearchAsked) -> answers.SearchTold:
-    name = shelf.name(asked.collection)
-    found = shelf.shelf.search(name, asked.query, k=asked.k, where=asked.where, mode=asked.mode)
-    return answers.search_told(name, found)
+def _search(chosen: Chosen, asked: answers.SearchAsked) -> answers.SearchTold:
+    collection = chosen.collection(asked.collection)
+    found = collection.search(asked.query, k=asked.k, where=asked.where, mode=asked.mode)
+    return answers.search_told(collection.name, found)
 
 
-def _similar(shelf: Chosen, asked: answers.SimilarAsked) -> answers.SearchTold:
-    name = shelf.name(asked.collection)
-    return answers.search_told(name, shelf.shelf.search(name, None, like=asked.id, k=asked.k, where=asked.where))
+def _similar(chosen: Chosen, asked: answers.SimilarAsked) -> answers.SearchTold:
+    collection = chosen.collection(asked.collection)
+    return answers.search_told(collection.name, collection.like(asked.id, k=asked.k, where=asked.where))
 
 
-def _read(shelf: Chosen, asked: answers.ReadAsked) -> answers.ReadTold:
-    name = shelf.name(asked.collection)
-    return answers.read_told(name, shelf.shelf.document(name, asked.id), asked)
+def _read(chosen: Chosen, asked: answers.ReadAsked) -> answers.ReadTold:
+    collection = chosen.collection(asked.collection)
+    [document] = collection.get(asked.id)
+    return answers.read_told(collection.name, document, asked)
 
 
-def _collections(shelf: Chosen, _: answers.NothingAsked) -> answers.CollectionsTold:
-    return answers.collections_told(shelf.collections())
+def _collections(chosen: Chosen, _: answers.NothingAsked) -> answers.CollectionsTold:
+    return answers.collections_told(chosen.collections())
 
 
 TOOLS: Mapping[str, Deed] = {
@@ -123,9 +123,9 @@ TOOLS: Mapping[str, Deed] = {
 }
 
 
-def make_server(shelf: Chosen, *, version: str = "") -> Any:
+def make_server(chosen: Chosen, *, version: str = "") -> Any:
     """The server, of the SDK's class `Server`. It runs over any of the SDK's transports; `serve_stdio` is one."""
-    handlers = _Handlers(shelf)
+    handlers = _Handlers(chosen)
     return Server(
         "embank",
         title="Embank",
@@ -152,8 +152,8 @@ def serve_stdio(server: Any) -> None:
 class _Handlers:
     """What the protocol asks for, answered in threads from what an assistant may see."""
 
-    def __init__(self, shelf: Chosen) -> None:
-        self._shelf = shelf
+    def __init__(self, chosen: Chosen) -> None:
+        self._chosen = chosen
         self._limit = anyio.CapacityLimiter(_AT_ONCE)
 
     async def list_tools(self, context: Any, asked: Any) -> Any:
@@ -215,7 +215,7 @@ class _Handlers:
             raise MCPError(INTERNAL_ERROR, error.message) from error
 
     async def _run(self, act: Callable[[Chosen, Any], Any], asked: Any) -> Any:
-        return await anyio.to_thread.run_sync(act, self._shelf, asked, limiter=self._limit)
+        return await anyio.to_thread.run_sync(act, self._chosen, asked, limiter=self._limit)
 
 
 def _tool(name: str, deed: Deed) -> Any:
@@ -231,16 +231,16 @@ def _tool(name: str, deed: Deed) -> Any:
     )
 
 
-def _resource(shelf: Chosen, uri: str) -> tuple[str, str]:
+def _resource(chosen: Chosen, uri: str) -> tuple[str, str]:
     """The type and the text of a resource: a collection's record, or a document."""
     collection, slash, name = uri.removeprefix(SCHEME).partition("/")
     if not uri.startswith(SCHEME) or not collection:
         raise InvalidInput(f"{uri[:200]!r} is no address here: they are {SCHEME}COLLECTION and {SCHEME}COLLECTION/ID")
-    wanted = shelf.name(unquote(collection))
+    wanted = chosen.collection(unquote(collection))
     if not slash or not name:
-        [info] = [each for each in shelf.collections() if each.name == wanted]
+        [info] = [each for each in chosen.collections() if each.name == wanted.name]
         return "application/json", answers.collection_told(info).model_dump_json()
-    document: DocumentAnswer = shelf.shelf.document(wanted, unquote(name))
+    [document] = wanted.get(unquote(name))
     size = len(document.text.encode())
     if size > MOST_RESOURCE_BYTES:
         raise InvalidInput(

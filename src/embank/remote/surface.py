@@ -1,9 +1,8 @@
-"""What commands use of a bank that either this process opens or a running server holds: what both can do."""
+"""What a bank can do that either this process opens or a running server holds, and its collections: what both can."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from embank.store.reports import CompactReport, DropReport, PurgeReport
 
 Where = Mapping[str, Any]
+Vector = Sequence[float]
+"""Of shape (dimension,)."""
 
 
 class OpenCollection(Protocol):
@@ -32,7 +33,9 @@ class OpenCollection(Protocol):
     @property
     def name(self) -> str: ...
 
-    def add(self, documents: Iterable[DocumentLike]) -> IngestReport: ...
+    def add(
+        self, documents: Iterable[DocumentLike], *, vectors: Sequence[Vector] | None = None, space: str = "own"
+    ) -> IngestReport: ...
 
     def index(
         self,
@@ -49,6 +52,7 @@ class OpenCollection(Protocol):
         k: int = 10,
         where: Where | None = None,
         mode: Mode | None = None,
+        vector: Vector | None = None,
         **options: Unpack[Options],
     ) -> list[Hit]: ...
 
@@ -80,6 +84,7 @@ class OpenCollection(Protocol):
         after: str | None = None,
         where: Where | None = None,
         mode: Mode | None = None,
+        vector: Vector | None = None,
         like: str | None = None,
         **options: Unpack[Options],
     ) -> Page: ...
@@ -113,9 +118,6 @@ class OpenCollection(Protocol):
 
 class OpenBank(Protocol):
     """A bank, as `embank.bank.Bank` has these methods."""
-
-    @property
-    def path(self) -> Path: ...
 
     @property
     def events(self) -> Stream: ...
