@@ -184,7 +184,7 @@ def test_a_protected_one_refuses_and_so_does_a_reader(open_store: OpenStore) -> 
 
 
 def test_no_memory_is_held_for_it(open_store: OpenStore) -> None:
-    governor = Governor(1 << 30)
+    governor = Governor(1 << 34)
     store = open_store(governor=governor)
     before = [name for name, _ in governor.snapshot().consumers]
     used(store.collection("notes"))
