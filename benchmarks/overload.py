@@ -2,12 +2,13 @@
 
 `embank serve` runs as a process of its own; requests embed eight short texts that no cache has. First as many clients
 as it takes ask without a pause: the most that is answered a second is the peak. Then twice as many requests a second
-are sent, whether or not earlier ones were answered, and at the end one request at a time. Clients and server share the
-machine.
+are sent, whether or not earlier ones were answered, and after them one request at a time. Server and generator
+(`benchmarks.load`) share the machine; `detail` says what processor time the generator took.
 
 overload_answered_or_refused_pct  requests of the overload that were answered with 200, or with 429 or 503 and a
                                   Retry-After; of all, those included that found no connection or no answer in 60 s
 goodput_over_peak                 answers with 200 a second during the overload, over the peak
+answered_p50_ms, answered_p99_ms  how long those took that were answered with 200
 peak_mb, budget_mb                most that the server's processes held, anonymous + shared, sampled at 50 Hz
 budget_over_ms                    how long they held more than the budget
 recovered_within_s                from the end of the overload until an answer is as quick as twice one from before it
@@ -16,21 +17,18 @@ recovered_within_s                from the end of the overload until an answer i
 from __future__ import annotations
 
 import argparse
-import asyncio
-import itertools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
+import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
+from benchmarks.load import Load, Turn, Work
 from benchmarks.report import Mark, publish
 from benchmarks.sampling import Sampler
 
@@ -41,109 +39,98 @@ MARKS = {
     "recovered_within_s": Mark("<=", 5),
 }
 BUDGET_MB = 512
+PATH = "/v1/embeddings"
 TEXTS = 8
-CLIENTS = (4, 16, 64)
+CLIENTS = (4, 16, 64, 128)
+CONNECTIONS = 900
+"""Fewer than the server takes (http.connections)."""
+MOST_RPS = 1_000
+"""Bodies for as many requests a second are made ready."""
+WARM_S = 2.0
 PEAK_S = 8.0
 ANSWER_S = 60.0
 FACTOR = 2.0
 LONGEST_RECOVERY_S = 60.0
 
 
-class Asker:
-    """Sends requests, no two alike, and counts what became of them."""
+class Asked:
+    """A server that listens, and the generator that asks it; no two requests are alike."""
 
-    def __init__(self, http: httpx2.AsyncClient, model: str, numbers: Iterator[int]) -> None:
-        self._http = http
+    def __init__(self, load: Load, port: int, model: str, room: Path) -> None:
+        self._load = load
+        self._port = port
         self._model = model
-        self._numbers = numbers
-        self.outcomes: Counter[str] = Counter()
+        self._room = room
+        self._number = 0
 
-    async def ask(self) -> str:
-        number = next(self._numbers)
-        texts = [f"Question {number}.{each}: where does the river carry its silt?" for each in range(TEXTS)]
+    def closed(self, clients: int, seconds: float) -> Turn:
+        """Clients that ask again as soon as they were answered."""
+        self._load.begin(
+            Work(self._port, PATH, self._bodies(int(MOST_RPS * seconds)), clients=clients, seconds=seconds)
+        )
+        return self._load.end()
+
+    def begin(self, rate: float, seconds: float) -> None:
+        """Send so many requests a second, come what may; `end` waits for their answers."""
+        bodies = self._bodies(int(rate * seconds) + 1)
+        self._load.begin(Work(self._port, PATH, bodies, clients=CONNECTIONS, seconds=seconds, rate=rate))
+
+    def end(self) -> Turn:
+        return self._load.end()
+
+    def once_s(self) -> float:
+        """Seconds that one request takes, from here; infinite where it is refused."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._port}{PATH}", self._body().encode(), {"Content-Type": "application/json"}
+        )
+        started_s = time.perf_counter()
         try:
-            answer = await self._http.post("/v1/embeddings", json={"model": self._model, "input": texts})
-        except httpx2.HTTPError as error:
-            outcome = type(error).__name__
-        else:
-            refused = answer.status_code in (429, 503) and "retry-after" in answer.headers
-            outcome = "refused" if refused else str(answer.status_code)
-        self.outcomes[outcome] += 1
-        return outcome
+            with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 -- this machine's own http
+                answer.read()
+        except OSError:
+            return float("inf")
+        return time.perf_counter() - started_s
+
+    def _body(self) -> str:
+        self._number += 1
+        texts = [f"Question {self._number}.{each}: where does the river carry its silt?" for each in range(TEXTS)]
+        return json.dumps({"model": self._model, "input": texts})
+
+    def _bodies(self, count: int) -> str:
+        path = self._room / f"bodies-{self._number}.json"
+        path.write_text(json.dumps([self._body() for _ in range(count)]))
+        return str(path)
 
 
-async def peak(asker: Asker, clients: int, seconds: float) -> float:
-    """Answers a second to so many clients, each of which asks again at once."""
-    until_s = time.perf_counter() + seconds
-    before = asker.outcomes["200"]
-
-    async def client() -> None:
-        while time.perf_counter() < until_s:
-            await asker.ask()
-
-    started_s = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return (asker.outcomes["200"] - before) / (time.perf_counter() - started_s)
-
-
-async def overload(asker: Asker, rate: float, seconds: float) -> float:
-    """Send `rate` requests a second, come what may; answers with 200 a second until the sending ends."""
-    started_s = time.perf_counter()
-    under_way: set[asyncio.Task[str]] = set()
-    sent = 0
-    while (passed_s := time.perf_counter() - started_s) < seconds:
-        while sent < passed_s * rate:
-            task = asyncio.create_task(asker.ask())
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-            sent += 1
-        await asyncio.sleep(0.005)
-    goodput = asker.outcomes["200"] / (time.perf_counter() - started_s)
-    if under_way:
-        await asyncio.wait(set(under_way))
-    return goodput
-
-
-async def once_s(asker: Asker) -> float:
-    """Seconds that one request takes."""
-    started_s = time.perf_counter()
-    outcome = await asker.ask()
-    return time.perf_counter() - started_s if outcome == "200" else float("inf")
-
-
-async def measure(url: str, seconds: float) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """The figures of a server that listens, but those of its memory."""
-    limits = httpx2.Limits(max_connections=900, max_keepalive_connections=900)
-    # Waiting for one of the client's own connections is no refusal of the server's: it counts as waiting.
-    async with httpx2.AsyncClient(base_url=url, timeout=ANSWER_S, limits=limits) as http:
-        name = (await http.get("/v1/models")).json()["data"][0]["id"]
-        numbers = itertools.count()
-        warm = Asker(http, name, numbers)
-        await peak(warm, 4, 2.0)
-        calm_s = statistics.median([await once_s(warm) for _ in range(20)])
-        peaks = {clients: await peak(warm, clients, PEAK_S) for clients in CLIENTS}
-        most = max(peaks.values())
-        loaded = Asker(http, name, numbers)
-        sending = asyncio.create_task(overload(loaded, FACTOR * most, seconds))
-        await asyncio.sleep(seconds)
-        ended_s = time.perf_counter()
-        probe = Asker(http, name, numbers)
-        while await once_s(probe) > max(2 * calm_s, 0.1) and time.perf_counter() - ended_s < LONGEST_RECOVERY_S:
-            pass
-        recovered_s = time.perf_counter() - ended_s
-        goodput = await sending
-    sent = loaded.outcomes.total()
-    fine = loaded.outcomes["200"] + loaded.outcomes["refused"]
+def measure(asked: Asked, seconds: float) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """The figures of a server, but those of its memory."""
+    asked.closed(4, WARM_S)
+    calm_s = statistics.median(asked.once_s() for _ in range(20))
+    peaks = {clients: asked.closed(clients, PEAK_S) for clients in CLIENTS}
+    most = max(turn.rate for turn in peaks.values())
+    asked.begin(FACTOR * most, seconds)
+    time.sleep(seconds)
+    ended_s = time.perf_counter()
+    while asked.once_s() > max(2 * calm_s, 0.1) and time.perf_counter() - ended_s < LONGEST_RECOVERY_S:
+        pass
+    recovered_s = time.perf_counter() - ended_s
+    turn = asked.end()
+    answered = turn.requests - turn.refused - turn.failed - turn.unanswered
     figures: dict[str, float | None] = {
         "peak_rps": most,
-        "offered_rps": sent / seconds,
-        "goodput_rps": goodput,
-        "goodput_over_peak": goodput / most,
-        "overload_answered_or_refused_pct": 100 * fine / sent,
+        "offered_rps": turn.requests / turn.seconds,
+        "goodput_rps": turn.rate,
+        "goodput_over_peak": turn.rate / most,
+        "overload_answered_or_refused_pct": 100 * (answered + turn.refused) / turn.requests,
+        "answered_p50_ms": turn.p50_ms,
+        "answered_p99_ms": turn.p99_ms,
         "recovered_within_s": recovered_s,
         "calm_ms": 1e3 * calm_s,
     }
-    return figures, {"outcomes": dict(loaded.outcomes), "peaks_rps": {str(key): peaks[key] for key in peaks}}
+    return figures, {
+        "overload": asdict(turn),
+        "peaks": {str(clients): {**asdict(turn), "rate": turn.rate} for clients, turn in peaks.items()},
+    }
 
 
 def main() -> int:
@@ -163,8 +150,12 @@ def main() -> int:
                 if server.stdout is None:
                     raise AssertionError("its output is a pipe")
                 url = json.loads(server.stdout.readline())["endpoint"]
-                with Sampler(server.pid, lambda _, held_bytes, since_s: held.append((held_bytes, since_s)), hertz=50):
-                    figures, detail = asyncio.run(measure(url, given.seconds))
+                port = int(url.rpartition(":")[2])
+                sampler = Sampler(
+                    server.pid, lambda _, held_bytes, since_s: held.append((held_bytes, since_s)), hertz=50
+                )
+                with Load() as load, sampler:
+                    figures, detail = measure(Asked(load, port, given.model, Path(folder)), given.seconds)
             finally:
                 server.terminate()
                 server.wait(60)

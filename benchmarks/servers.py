@@ -163,7 +163,7 @@ def chroma(folder: Path, room: Path) -> Server | None:
 def idle(size: int, room: Path) -> Server:
     """One that does nothing but answer so many bytes."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.load", "idle", str(port), str(size)]
+    command = [sys.executable, "-m", "benchmarks.loading", "idle", str(port), str(size)]
     return Server("idle", command, port=port, path="/", alive="", log=room / "idle.log")
 
 
