@@ -38,6 +38,7 @@ def test_search_explained(run: Run) -> None:
     result = run("search", "rising breads", "--where", '{"path": "deep/bread.txt"}', "--explain", "--neighbors", 1)
     assert "vectors: exact, 3 vectors" in result.stdout
     assert "filter: leaves 33.33% of the passages" in result.stdout
+    assert "vectors scored all that it leaves" in " ".join(result.stdout.split())
     assert "milliseconds: embed" in result.stdout
     hit = json.loads(run("search", "rising breads", "--explain", "--json").stdout)["hits"][0]
     assert [hit["text"][start:end] for start, end in hit["highlights"]] == ["Bread", "rises"]

@@ -13,6 +13,7 @@ import pytest
 import embank
 from embank.bank import Bank
 from embank.records import Hit
+from embank.store.index import rescored
 from embank.testing.fakes import HashModel
 
 
@@ -39,7 +40,7 @@ def test_what_was_done_is_told_in_plain_values(bank: Bank) -> None:
     search = told(notes.search("rivers", where={"year": {"$gte": 2020}}, explain=True)[0])["search"]
     assert search["mode"] == "hybrid"
     assert search["index"] == {"index": "exact", "rows": 3, "tail_rows": 0}
-    assert search["filter"] == {"share": pytest.approx(2 / 3)}
+    assert search["filter"] == {"share": pytest.approx(2 / 3), "dense": "before", "lexical": "after"}
     assert search["candidates"] == {"dense": 2, "lexical": 1, "together": 2, "depth": 100}
     assert (search["degraded"], search["cached"]) == (False, False)
     assert set(search["ms"]) == {"embed", "dense", "lexical", "fuse", "fetch"}
@@ -75,3 +76,21 @@ def test_an_index_is_told_with_what_it_lacks(tmp_path: Path) -> None:
         search = told(notes.search(vector=rows[7], explain=True)[0])["search"]
         assert search["index"]["index"] != "exact"
         assert (search["index"]["rows"], search["index"]["tail_rows"]) == (510, 10)
+
+
+def test_where_a_filter_took_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(rescored, "NARROW_ROWS", 50)
+    flags = {"index.kind": "flat", "index.exact_below_rows": 100, "index.tail_rows": 100}
+    with embank.open(tmp_path / "bank", model=HashModel(), flags=flags) as bank:
+        notes = bank.collection("notes")
+        rows = np.random.default_rng(1).normal(size=(600, 16)).astype(np.float32)
+        notes.add([{"id": f"{n}", "text": f"silt {n}", "metadata": {"n": n}} for n in range(600)], vectors=rows)
+        notes.vector_index.refresh()
+
+        def filtered(where: dict[str, Any] | None) -> Any:
+            return told(notes.search("silt", vector=rows[7], where=where, explain=True)[0])["search"]["filter"]
+
+        assert filtered(None) is None
+        assert filtered({"n": {"$lt": 40}}) == {"share": 40 / 600, "dense": "before", "lexical": "within"}
+        assert filtered({"n": {"$lt": 300}}) == {"share": 0.5, "dense": "within", "lexical": "after"}

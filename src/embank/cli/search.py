@@ -199,10 +199,23 @@ def _steps(explained: Mapping[str, Any]) -> list[str]:
         f"(depth {found['depth']:,})"
     )
     if explained["filter"] is not None:
-        lines.append(f"filter: leaves {explained['filter']['share']:.2%} of the passages")
+        lines.append(f"filter: leaves {explained['filter']['share']:.2%} of the passages{_filtering(explained)}")
     steps = ", ".join(f"{name} {took:.1f}" for name, took in explained["ms"].items())
     lines.append(f"milliseconds: {steps}{', from the cache' if explained['cached'] else ''}")
     return lines
+
+
+_FILTERED = {
+    "before": "scored all that it leaves",
+    "within": "passed over the rest while searching",
+    "after": "looked deeper, and took the rest out afterwards",
+}
+
+
+def _filtering(explained: Mapping[str, Any]) -> str:
+    """What either side did about the filter."""
+    sides = {"vectors": explained["filter"]["dense"], "words": explained["filter"]["lexical"]}
+    return "".join(f"; {side} {_FILTERED[how]}" for side, how in sides.items() if how is not None)
 
 
 def _name(hit: Hit) -> Text:

@@ -7,7 +7,8 @@
 - `reranked`: the reranker's score and the `rank` by it, where there is one;
 - `search`, the same for all hits: `mode` as answered, `index` (its name, or `exact`; `rows`, and `tail_rows` that it
   lacks and that were scanned), `candidates` of either side and together, and the `depth` they were gathered to,
-  `weights` of the sides, `filter` (the share of passages that it leaves), `degraded`, `cached`, and `ms`, the
+  `weights` of the sides, `filter` (the `share` of passages that it leaves, and of either side, whether it took hold
+  `before`, `within` or `after` the search: `store.index.protocol.Filtering`), `degraded`, `cached`, and `ms`, the
   milliseconds of each step.
 """
 
@@ -89,7 +90,13 @@ def of_search(trace: Trace, query: Query, snapshot: Snapshot) -> dict[str, Any]:
             "depth": trace.depth,
         },
         "weights": None if weights is None else asdict(weights),
-        "filter": None if query.where is None else {"share": snapshot.open_slots / max(passages, 1)},
+        "filter": None
+        if query.where is None
+        else {
+            "share": snapshot.open_slots / max(passages, 1),
+            "dense": None if trace.dense is None else trace.dense.filtering,
+            "lexical": None if trace.lexical is None else trace.lexical.filtering,
+        },
         "degraded": snapshot.degraded,
         "cached": False,
         "ms": {name: round(1_000 * seconds, 3) for name, seconds in trace.seconds.items()},

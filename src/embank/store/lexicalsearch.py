@@ -10,7 +10,7 @@ import numpy as np
 
 from embank.store.among import among, is_quicker
 from embank.store.asking import Asked, asked
-from embank.store.index.protocol import Mask, Neighbors
+from embank.store.index.protocol import Filtering, Mask, Neighbors
 from embank.store.words import Words
 
 if TYPE_CHECKING:
@@ -80,13 +80,15 @@ class LexicalSearcher:
         if query is None:
             return _none()
         limit = k
+        filtering: Filtering | None = None
         if allowed is not None:
             places = np.flatnonzero(allowed[:below])
             if not len(places):
                 return _none()
             if is_quicker(len(places), sum(map(self.frequency, it.words))):
-                query = among(self._schema, query, places)
+                query, filtering = among(self._schema, query, places), "within"
             else:  # so many of the best should hold `k` that are allowed: to ask once for more is quicker than twice
+                filtering = "after"
                 limit = min(math.ceil(_SPARE * k * below / len(places)), max(self.documents, k))
         while True:
             hits = self._searcher.search(query, limit, count=False).hits
@@ -102,7 +104,7 @@ class LexicalSearcher:
             kept = int(keep.sum())
             if kept >= k or len(hits) < limit:
                 order = np.lexsort((slots, -scores, ~keep))[: min(kept, k)]
-                return Neighbors(slots[order], scores[order])
+                return Neighbors(slots[order], scores[order], filtering)
             limit *= 4
 
     def _query(self, it: Asked) -> tantivy.Query | None:

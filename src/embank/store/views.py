@@ -62,7 +62,7 @@ class Picture:
         slots = np.concatenate([answer.slots for answer in answers])
         scores = np.concatenate([answer.scores for answer in answers])
         order = np.lexsort((slots, -scores))[:k]
-        return Neighbors(slots[order], scores[order])
+        return Neighbors(slots[order], scores[order], answers[0].filtering)
 
     def terms(self, text: str) -> tuple[list[tuple[str, int]], int]:
         """The words of `text`, each with the number of passages that have it; and the number of all there are."""

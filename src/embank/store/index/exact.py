@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embank.store.index.protocol import Capabilities, Float32, Mask, Neighbors, Slots
+from embank.store.index.protocol import Capabilities, Filtering, Float32, Mask, Neighbors, Slots
 from embank.store.metric import scores as scored
 from embank.store.vectors import Rows
 
@@ -34,7 +34,8 @@ class ExactIndex:
     def search(self, query: Float32, k: int, *, allowed: Mask | None = None, first_slot: int = 0) -> Neighbors:
         """As the protocol says; only slots from `first_slot` on are looked at."""
         scratch = np.empty((min(BLOCK_ROWS, len(self._rows)), self._rows.codec.dimension), np.float32)
-        best = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
+        filtering: Filtering | None = None if allowed is None else "before"
+        best = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32), filtering)
         decode, metric = self._rows.codec.decode, self._rows.metric
         for first, block in self._rows.blocks(BLOCK_ROWS, first_slot=first_slot):
             if allowed is None:
@@ -51,7 +52,10 @@ class ExactIndex:
 
 
 def best_of(best: Neighbors, slots: Slots, scores: Float32, k: int) -> Neighbors:
-    """The `k` best of both, best first. Later slots lose ties, so that the answer does not depend on the blocks."""
+    """The `k` best of both, best first. Later slots lose ties, so that the answer does not depend on the blocks.
+
+    Filtered as the best so far were.
+    """
     if len(best.scores) == k:
         above = scores > best.scores[-1]
         slots, scores = slots[above], scores[above]
@@ -63,4 +67,4 @@ def best_of(best: Neighbors, slots: Slots, scores: Float32, k: int) -> Neighbors
     slots = np.concatenate((best.slots, slots))
     scores = np.concatenate((best.scores, scores))
     order = np.lexsort((slots, -scores))[:k]
-    return Neighbors(slots[order], scores[order])
+    return Neighbors(slots[order], scores[order], best.filtering)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Write = Callable[[bytes], object]
 Read = Callable[[int], bytes]
+
+Filtering = Literal["before", "within", "after"]
+"""Where a filter took hold: `before`, what it leaves was all scored; `within`, the index passed over the rest;
+`after`, more candidates were asked for, and then filtered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,14 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """The best slots for one query, best first: `scores` are those of the metric, ties stand in slot order."""
+    """The best slots for one query, best first: `scores` are those of the metric, ties stand in slot order.
+
+    `filtering` is told where there was a filter.
+    """
 
     slots: Slots
     scores: Float32
+    filtering: Filtering | None = None
 
 
 @runtime_checkable

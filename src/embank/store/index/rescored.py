@@ -12,7 +12,7 @@ import numpy as np
 
 from embank.errors import IndexUnavailable
 from embank.store.index.exact import ExactIndex, best_of
-from embank.store.index.protocol import Capabilities, Codes, Float32, Mask, Neighbors, Slots
+from embank.store.index.protocol import Capabilities, Codes, Filtering, Float32, Mask, Neighbors, Slots
 from embank.store.vectors import Rows
 
 NARROW_ROWS = 2_048
@@ -77,7 +77,7 @@ class RescoredIndex:
         exact = ExactIndex(self._vectors)
         left = len(self._vectors) if allowed is None else int(np.count_nonzero(allowed))
         if allowed is not None and left <= NARROW_ROWS:
-            return self._scored(np.flatnonzero(allowed), query, k)
+            return self._scored(np.flatnonzero(allowed), query, k, "before")
         depth = max(self._depth, _PER_ANSWER * k)
         narrow = not self._exhaustive and left < _GRAPH_AND_LIST_SHARE * len(self._vectors)
         if narrow or depth >= self._covered:
@@ -92,7 +92,8 @@ class RescoredIndex:
         inside = self._covered if allowed is None else int(np.count_nonzero(allowed[: self._covered]))
         if len(found) < min(k, inside):  # a graph that a filter tore apart, lists that held too few
             return exact.search(query, k, allowed=allowed)
-        best = self._scored(found, query, k)
+        filtering: Filtering = "within" if self._codes.takes_filters else "after"
+        best = self._scored(found, query, k, None if allowed is None else filtering)
         if self._covered == len(self._vectors):
             return best
         tail = exact.search(query, k, allowed=allowed, first_slot=self._covered)
@@ -113,6 +114,6 @@ class RescoredIndex:
         found = self._codes.candidates(query, min(int(depth / share) + 1, rows))
         return found[mask[found]]
 
-    def _scored(self, slots: Slots, query: Float32, k: int) -> Neighbors:
-        nothing = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
+    def _scored(self, slots: Slots, query: Float32, k: int, filtering: Filtering | None) -> Neighbors:
+        nothing = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32), filtering)
         return best_of(nothing, slots, self._vectors.scores(slots, query), k)
