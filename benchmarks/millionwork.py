@@ -52,10 +52,10 @@ class Work:
         return corpus(self.texts)
 
     @contextlib.contextmanager
-    def opened(self, **flags: object) -> Iterator[tuple[embank.Bank, Any]]:
-        """The bank and its collection, in 256 MB, without a cache of answers."""
+    def opened(self, *, memory: str = BUDGET, **flags: object) -> Iterator[tuple[embank.Bank, Any]]:
+        """The bank and its collection, without a cache of answers."""
         given = {"cache.results": False, **{key.replace("__", "."): value for key, value in flags.items()}}
-        with embank.open(self.bank, memory=BUDGET, own_process=True, flags=given) as bank:
+        with embank.open(self.bank, memory=memory, own_process=True, flags=given) as bank:
             yield bank, bank.collection(NAME)
 
     def asked(self) -> tuple[Float32, Float32]:
@@ -214,7 +214,7 @@ def hnsw(work: Work) -> Told:
         float((vectors[row[row >= 0]].astype(np.float32) @ query >= least - _TIE).sum()) / 10
         for row, query, least in zip(rows, asked, best[:, -1], strict=True)
     ]
-    with work.opened() as (_, collection):
+    with work.opened(memory="8GB") as (_, collection):  # the graph is in this process, too
         ways: dict[str, Callable[[Float32], Any]] = {
             "embank": lambda query: collection.search(vector=query, k=10),
             "hnsw": lambda query: graph.search(query[None], 10, params=parameters),

@@ -14,7 +14,13 @@ import pytest
 from embank.memory import hygiene
 from embank.memory.trim import supported
 
-ALWAYS = ("MALLOC_ARENA_MAX", "OMP_NUM_THREADS", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "TOKENIZERS_PARALLELISM")
+ALWAYS = (
+    "MALLOC_ARENA_MAX",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+    "TOKENIZERS_PARALLELISM",
+)
 NAMES = (*ALWAYS, *(("CT2_FORCE_CPU_ISA",) if hygiene._has_avx512() else ()))
 needs_glibc = pytest.mark.skipif(not supported(), reason=supported().reason or "supported")
 

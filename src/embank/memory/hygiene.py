@@ -98,6 +98,8 @@ def _defaults(mmap_threshold_bytes: int | None, threads: int | None) -> dict[str
         "MALLOC_ARENA_MAX": str(_ARENAS),
         # OpenMP and, by default, OpenBLAS: bounded by what may be used, see `usable_cpus`.
         "OMP_NUM_THREADS": str(threads or min(usable_cpus(), _MOST_THREADS)),
+        # Its threads are not to spin for work between two searches: the processor is others' meanwhile.
+        "OMP_WAIT_POLICY": "PASSIVE",
         # oneDNN keeps one compiled primitive for each shape it has seen, 1,024 by default. Batches cut by padded tokens
         # have many shapes; few of them recur soon.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",

@@ -183,6 +183,13 @@ def test_lists_ask_for_vectors_each() -> None:
     assert of.least_rows == 39 * 256
 
 
+def test_scanned_codes_of_many_are_spread_over_lists_that_are_all_looked_into() -> None:
+    few, many = method("pq-fastscan", 384, 249_999), method("pq-fastscan", 384, 250_000)
+    assert (few.factory, many.factory) == ("IVF1,PQ96x4fs", "IVF4,PQ96x4fs")
+    assert many.probes == many.lists == 4
+    assert many.exhaustive
+
+
 def test_parts_must_divide_the_dimension() -> None:
     with pytest.raises(InvalidInput, match="7 parts do not divide 48 dimensions"):
         method("pq", 48, 5_000, parts=7)

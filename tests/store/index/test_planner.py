@@ -19,7 +19,7 @@ from embank.store.codec import Codec
 from embank.store.index import building, faiss, planner
 from embank.store.index.backend import Home
 from embank.store.index.methods import Method, method
-from embank.store.index.planner import Plan, Planner, Trial, choose, lower_bound, mixtures
+from embank.store.index.planner import Plan, Planner, Trial, carried_on, choose, lower_bound, mixtures
 from embank.store.index.settings import Settings
 from embank.store.vectors import Rows, Segments
 from embank.system.files import Files
@@ -82,6 +82,29 @@ def test_where_nothing_fits_the_vectors_are_scanned() -> None:
 def test_the_bound_is_below_the_mean_even_without_a_miss() -> None:
     assert lower_bound(np.ones(300)) == pytest.approx(0.999)
     assert lower_bound(np.tile([1.0, 0.8], 50)) == pytest.approx(0.9 - 1.96 * 0.1005 / 10, abs=1e-3)
+
+
+def test_places_among_the_candidates_move_back_with_size() -> None:
+    small = np.tile(np.arange(100), (20, 1))
+    large = 2 * small + 1  # twice as far back, counted from 1
+    moved, lost = carried_on(small, large, 2.0, missing=1_000)
+    assert lost == 0
+    assert np.allclose(moved, 8 * (small + 1) - 1)
+
+
+def test_with_the_whole_collection_measured_nothing_is_carried_on() -> None:
+    small, large = np.arange(200).reshape(20, 10), 3 * np.arange(200).reshape(20, 10)
+    moved, lost = carried_on(small, large, 0.0, missing=1_000)
+    assert np.allclose(moved, large)
+    assert lost == 0
+
+
+def test_what_no_list_holds_is_lost_with_every_step() -> None:
+    small, large = np.zeros((10, 10), np.int64), np.zeros((10, 10), np.int64)
+    small[:, :1] = large[:, :3] = 500
+    moved, lost = carried_on(small, large, 2.0, missing=500)
+    assert np.isinf(moved[:, :3]).all()
+    assert lost == pytest.approx(0.4)
 
 
 def test_recall_is_measured_as_it_is(rows: Rows, many: Float32) -> None:

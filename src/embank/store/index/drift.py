@@ -144,7 +144,7 @@ class Drift:
         budget = nullcontext() if self._governor is None else self._governor.reserve("probing an index", wanted_bytes)
         with bulk_work(), budget:
             # Between two of the new rows: what lies farther from them asks about the old ones as well.
-            asked = mixtures(rows, recent, questions, of=2).vectors
+            asked = mixtures(rows, recent, questions, of=2, weight=0.7).vectors
             recalls = _recalls(base, rows, alive, asked, check=check)
             error = base.codes.error(rows.gather(recent[:: max(len(recent) // questions, 1)][:questions]))
         mean, low = float(recalls.mean()), lower_bound(recalls)

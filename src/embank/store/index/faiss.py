@@ -20,6 +20,8 @@ from embank.store.index.settings import Settings
 from embank.store.metric import Metric
 
 _PIECE_BYTES = 1 << 20
+_SHARED_SCAN = 14
+"""FAISS's number for the search of one question whose lists are shared out among threads; by itself it would not."""
 
 
 def available() -> bool:
@@ -45,6 +47,8 @@ class FaissCodes:
         self._faiss = require()
         self._index = index
         self.method = method
+        if method.kind in {"pq-fastscan", "ivf"} and method.lists > 1:
+            index.implem = _SHARED_SCAN
 
     @property
     def name(self) -> str:

@@ -20,6 +20,13 @@ _RESCORED = {"flat": 10, "sq8": 50, "pq": 200, "pq-fastscan": 200, "rabitq": 200
 _ID_BYTES = 8
 """What a vector's number takes in an inverted list. Forms without lists refuse selectors, or are none."""
 
+_SHARED_ROWS = 250_000
+_SHARED_LISTS = 4
+"""Lists over which codes that are scanned whole are spread from so many vectors on: several threads share a scan.
+
+Of a million MiniLM vectors, two threads, 200 candidates: 1.4 ms in place of 2.2, and half a point more recall, since
+codes are of what is left after the nearest of four centroids."""
+
 CENTROID_POINTS = 39
 """FAISS's own mark, below which it warns that a k-means has too little to go by."""
 
@@ -53,7 +60,7 @@ class Method:
             "sq8": "SQ8",
             # "np": without polysemous training, a search for bits that only Hamming filters use; it takes minutes.
             "pq": f"IVF1,PQ{self.parts}x{self.bits}np",
-            "pq-fastscan": f"IVF1,PQ{self.parts}x4fs",
+            "pq-fastscan": f"IVF{max(self.lists, 1)},PQ{self.parts}x4fs",
             "rabitq": "IVF1,RaBitQfs",
             "ivf": f"IVF{self.lists},PQ{self.parts}x4fs",
             "hnsw": f"HNSW{self.links},SQ8",
@@ -154,6 +161,8 @@ def method(
     if kind == "ivf":
         chosen["lists"] = lists or _lists(rows)
         chosen["probes"] = min(probes or max(chosen["lists"] // 8, 1), chosen["lists"])
+    if kind == "pq-fastscan" and (lists or rows >= _SHARED_ROWS):
+        chosen["lists"] = chosen["probes"] = lists or _SHARED_LISTS
     if kind == "hnsw":
         chosen.update(links=links or 32, ef_build=80, ef_search=ef_search or 128)
     return Method(KINDS[kind], dimension, metric=metric, **chosen)

@@ -33,7 +33,7 @@ class Settings(Section):
     )
     parts: int | None = Field(default=None, ge=1, description="pq, pq-fastscan, ivf: sub-quantisers (M)")
     bits: int | None = Field(default=None, ge=4, le=12, description="pq: bits of each sub-quantiser (nbits)")
-    lists: int | None = Field(default=None, ge=1, description="ivf: inverted lists (nlist)")
+    lists: int | None = Field(default=None, ge=1, description="ivf, pq-fastscan: inverted lists (nlist)")
     probes: int | None = Field(default=None, ge=1, description="ivf: lists that a search looks into (nprobe)")
     links: int | None = Field(default=None, ge=2, description="hnsw, chroma, lancedb: links of each vector (M)")
     ef_search: int | None = Field(default=None, ge=1, description="hnsw, chroma, lancedb: breadth of a search")
