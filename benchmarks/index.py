@@ -53,7 +53,7 @@ MARKS = {
 }
 GRID: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {
     "hnsw": [({"links": 32}, [{"ef": 128}, {"ef": 512}])],
-    "chroma": [({"links": links}, [{"ef": 128}, {"ef": 512}]) for links in (16, 32)],
+    "chroma": [({"links": links, "ef": ef}, [{}]) for links in (16, 32) for ef in (128, 512)],
     "lancedb": [
         ({"kind": "IVF_HNSW_SQ"}, [{"probes": 1, "refine": 10, "ef": ef} for ef in (150, 500)]),
         ({"kind": "IVF_PQ"}, [{"probes": probes, "refine": refine} for probes, refine in ((20, 10), (200, 20))]),

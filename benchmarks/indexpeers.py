@@ -122,16 +122,14 @@ class Chroma:
         chromadb = _library("chromadb")
         self._client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
 
-    def build(self, vectors: Any, planned: Any, *, links: int) -> float:  # noqa: ARG002 -- as all
-        form = {"space": "ip", "max_neighbors": links, "ef_construction": 100}
+    def build(self, vectors: Any, planned: Any, *, links: int, ef: int) -> float:  # noqa: ARG002 -- as all
+        # Given from the start: a collection that is in memory takes no other ef_search, though `modify` says it did.
+        form = {"space": "ip", "max_neighbors": links, "ef_construction": 100, "ef_search": ef}
         self._rows = self._client.create_collection("vectors", configuration={"hnsw": form}, embedding_function=None)
         started = time.perf_counter()
         for first, block in _blocks(vectors):
             self._rows.add(ids=[str(row) for row in range(first, first + len(block))], embeddings=block)
         return time.perf_counter() - started
-
-    def set(self, *, ef: int) -> None:
-        self._rows.modify(configuration={"hnsw": {"ef_search": ef}})
 
     def ask(self, query: Any, k: int) -> Any:
         return [int(each) for each in self._rows.query(query_embeddings=query[None], n_results=k, include=[])["ids"][0]]

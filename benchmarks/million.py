@@ -16,7 +16,8 @@ cold     cold_qps, cold_p99_ms in a control group of 256 MB, nothing of the bank
 hnsw     qps_ratio_vs_hnsw_1m over FAISS's HNSW32, ef 128, bare, in the same process in turns; its recall and build time
 changes  upsert_p99_ms, delete_p99_ms of single documents, and after_changes_qps of searches among what they left
 compact  a tenth is deleted (delete_tenth_s), then compact_extra_mb is what `embank compact` holds at most beyond what
-         `embank count` does, compact_s
+         `embank count` does, which imports next to nothing: its bound is twice what an index may hold, for the new
+         index, made before the old vectors go, and for copying; compact_s
 
 What a part found is kept under .build/million-N until `--again`, so that a run that broke off goes on; `changes` and
 `compact` alter the bank, and come last. The first run embeds the texts (see `benchmarks.embedded`).
@@ -56,7 +57,7 @@ MARKS = {
     "cold_qps": Mark(">=", 100),
     "upsert_p99_ms": Mark("<", 20),
     "delete_p99_ms": Mark("<", 20),
-    "compact_extra_mb": Mark("<=", 64),
+    "compact_extra_mb": Mark("<=", 128),
 }
 ROOT = Path(__file__).parents[1]
 QUESTIONS = 1_000

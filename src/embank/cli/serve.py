@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,10 @@ from embank.cli.options import Invocation, on_bank
 if TYPE_CHECKING:
     from embank.bank import Bank
     from embank.http.server import BankServer
+
+_SWITCH_S = 0.0005
+"""After which a thread that wants the interpreter gets it. A batch needs it for a moment many times over, and waited
+5 ms each time (Python's own setting) while requests came in without a pause: processors stood idle under overload."""
 
 
 @on_bank
@@ -39,6 +44,7 @@ def serve(
     from embank.bank import open_bank
     from embank.http.server import BankServer
 
+    sys.setswitchinterval(_SWITCH_S)
     with open_bank(invocation.bank, config=config, own_process=True) as bank:
         server = BankServer(bank, on_ready=lambda _: _tell(bank, server, as_json=invocation.as_json))
         server.serve_until_stopped()

@@ -65,6 +65,19 @@ def test_of_about_the_same_memory_the_fastest_is_chosen() -> None:
     assert chosen.kind == "pq-fastscan"
 
 
+def test_where_vectors_are_cached_time_is_given_for_recall() -> None:
+    trials = [
+        _trial("rabitq", low=0.991, size=60, query_s=1.0),
+        _trial("pq", low=0.997, size=61, query_s=1.9),
+        _trial("pq-fastscan", low=0.999, size=62, query_s=2.1),
+        _trial("sq8", low=0.999, size=300, query_s=1.0),
+    ]
+    chosen, reason = choose(trials, target=0.99, limit_bytes=1_000, deeper=True)
+    assert chosen is not None
+    assert chosen.kind == "pq"
+    assert "the most recall" in reason
+
+
 def test_where_the_target_is_missed_it_says_what_would_meet_it() -> None:
     trials = [_trial("pq", low=0.95, size=40_000_000), _trial("sq8", low=0.995, size=300_000_000, fits=False)]
     chosen, reason = choose(trials, target=0.99, limit_bytes=100_000_000)

@@ -3,8 +3,9 @@
 Ways are tried on two nested samples. Recall falls with size, since more vectors that are none of the nearest stand
 among the candidates before those that are: by how much these moved back from the small sample to the large one is
 carried on to the whole collection (`carried_on`). Every way is searched once, as deep as any is rescored, which tells
-the recall at every depth. Chosen is the one that takes the least memory of those whose lower
-bound meets the target; among those of about the same memory, the fastest.
+the recall at every depth. Chosen is the one that takes the least memory of those whose lower bound meets the target;
+among those of about the same memory, the fastest, or in collections that are not large the one that finds most of those
+half as fast or faster.
 
 Graphs and lists are tried in large collections only: where questions are short and documents long, scanning
 compressed codes and rescoring wins over both until there are several hundred thousand vectors.
@@ -48,6 +49,9 @@ _LAST = (0.95, 0.98, 0.99)
 """Which of the nearest tell how far all move back: those that decide how many candidates are needed."""
 _ALIKE = 1.25
 """Ways whose memory differs by less are told apart by their speed."""
+_SLOWER = 2.0
+"""The vectors of a collection that is not large stay in the page cache: to rescore more of them costs little, and the
+target is kept by questions other than those that were tried, too. Of large ones each may be a page from the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,12 @@ class Planner:
             if len(small) < base.least_rows:
                 continue
             trials += self._try(base, rows, (small, large), nearest, questions.vectors)
-        chosen, reason = choose(trials, target=self._settings.recall_target, limit_bytes=self._limit_bytes)
+        chosen, reason = choose(
+            trials,
+            target=self._settings.recall_target,
+            limit_bytes=self._limit_bytes,
+            deeper=len(rows) < _LARGE_ROWS,
+        )
         return Plan(
             rows=len(rows),
             sample_rows=len(large),
@@ -250,14 +259,25 @@ class Planner:
             raise building.Interrupted
 
 
-def choose(trials: list[Trial], *, target: float, limit_bytes: int) -> tuple[Method | None, str]:
-    """The cheapest that meets the target within the budget, and why; the best there is where none does."""
+def choose(trials: list[Trial], *, target: float, limit_bytes: int, deeper: bool = False) -> tuple[Method | None, str]:
+    """The cheapest that meets the target within the budget, and why; the best there is where none does.
+
+    `deeper`: of those that are not twice as slow as the fastest, the one that finds most.
+    """
     fitting = [trial for trial in trials if trial.fits]
     good = [trial for trial in fitting if trial.recall_low >= target]
     if good:
         least = min(trial.bytes for trial in good)
-        best = min((trial for trial in good if trial.bytes <= _ALIKE * least), key=lambda trial: trial.query_s)
-        return best.method, f"the least memory, then the fastest, with recall of {target:.3f} or more"
+        alike = [trial for trial in good if trial.bytes <= _ALIKE * least]
+        best = min(alike, key=lambda trial: trial.query_s)
+        told = f"the least memory, then the fastest, with recall of {target:.3f} or more"
+        if deeper:
+            best = max(
+                (trial for trial in alike if trial.query_s <= _SLOWER * best.query_s),
+                key=lambda trial: (trial.recall_low, -trial.query_s),
+            )
+            told += f"; then the most recall for at most {_SLOWER:g} times the time"
+        return best.method, told
     would = min((trial for trial in trials if trial.recall_low >= target), key=lambda trial: trial.bytes, default=None)
     way_out = (
         "index.kind = exact reaches it"
