@@ -1,7 +1,4 @@
-"""What a collection can do, wherever it is kept: the commands are written against it.
-
-So a client to a running server can stand in for a local bank.
-"""
+"""What a collection can do, wherever it is kept, in a bank at hand or on a server: commands are written against it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.crash.small import Value
 from tests.crash.witness import Witness
 
@@ -53,6 +54,13 @@ def test_of_an_act_cut_short_nothing_is_said_where_a_later_one_was_too() -> None
     """A purge goes in steps: what it took says nothing of the deletion before it."""
     witness = after({"do": 1, "act": ["delete", ["d1", "d2"]]})
     witness.read([{"do": 1, "act": ["purge", 1]}])
+    assert witness.problems({"d2": (1, 1)}) == []
+
+
+@pytest.mark.parametrize("earlier", [["delete", ["d1"]], ["purge", 1]])
+def test_of_an_act_cut_short_nothing_is_said_where_an_earlier_one_may_have_done_some_of_it(earlier: list[Any]) -> None:
+    witness = after({"do": 1, "act": earlier})
+    witness.read([{"do": 1, "act": ["delete", ["d1", "d2"]]}])
     assert witness.problems({"d2": (1, 1)}) == []
 
 

@@ -126,7 +126,9 @@ class Witness:
         effects = self._effects(act)
         self._overtake(effects)
         if act[0] in ("upsert", "relabel", "delete", "drop"):
-            self.whole.append(({name: self.certain.get(name) for name in effects}, dict(effects)))
+            # A name that an earlier act left open may be gone by that one.
+            clear = {name: value for name, value in effects.items() if name not in self.maybe}
+            self.whole.append(({name: self.certain.get(name) for name in clear}, clear))
         for name, value in effects.items():
             self.maybe.setdefault(name, set()).add(value)
 
