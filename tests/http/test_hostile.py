@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from tests.http.serving import raw, serving
 
 from embank.events.kinds import RequestAnswered
+from embank.http.protocol import BoundedProtocol
 
 if TYPE_CHECKING:
     from tests.http.serving import Served
@@ -271,6 +273,54 @@ def test_what_is_pipelined_is_answered_in_turn_or_refused(tight: Served, behind:
     answer = raw(tight, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + behind)
     assert answer.count(b"HTTP/1.1 200") == answers
     assert tight.http.get("/livez").status_code == 200
+
+
+def test_a_field_behind_the_body_passes_for_no_header(served: Served) -> None:
+    """The trailer of a chunked body is read after what was checked."""
+    answer = raw(
+        served,
+        b"POST /v1/embeddings HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+        + HEAD
+        + b'\r\n23\r\n{"model": "hash", "input": "river"}\r\n0\r\nX-Request-Id: behind\r\nHost: evil\r\n\r\n',
+    )
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    assert b"behind" not in answer
+
+
+@pytest.mark.parametrize("end", [b"0\r\n", b"4;x="])
+def test_what_has_no_end_behind_a_body_is_refused(tight: Served, end: bytes) -> None:
+    """Fields of a trailer, and the extension of a chunk."""
+    head = b"POST /cache/clear HTTP/1.1\r\n" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    answer = raw(tight, head + end + b"".join(b"X-%d: x\r\n" % n for n in range(20_000)))
+    assert not answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "given", [b"Upgrade: h2c\r\nConnection: Upgrade\r\n", b"Upgrade: websocket\r\nConnection: Upgrade\r\n"]
+)
+def test_who_would_speak_otherwise_is_answered_as_before(served: Served, given: bytes) -> None:
+    """Some clients offer HTTP/2 with each request, also with one that has a body."""
+    body = b'{"model": "hash", "input": "river"}'
+    asked = b"POST /v1/embeddings HTTP/1.1\r\n" + given + HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    last = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = raw(served, b"GET /livez HTTP/1.1\r\n" + given + HEAD + b"\r\n" + asked + asked + last)
+    assert answer.count(b"HTTP/1.1 200") == 4, answer
+
+
+def test_thousands_of_small_requests_at_once_are_not_all_held(served: Served) -> None:
+    small = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    count = 20_000
+    answered = 0
+    with socket.create_connection(served.address, timeout=30) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(small * count,))
+        sender.start()
+        most = 0
+        while answered < count:
+            connections = list(served.server.server_state.connections)
+            answered += connection.recv(1 << 16).count(b"HTTP/1.1 200")
+            most = max([most, *(len(each.pipeline) for each in connections if isinstance(each, BoundedProtocol))])
+        sender.join(30)
+    assert most <= 4_096 // len(small) + 1
 
 
 def test_garbage_in_the_middle_of_a_body_ends_the_request(tight: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -137,7 +138,8 @@ def test_a_slow_body_is_refused(tight: Served) -> None:
 
 def test_headers_without_an_end_are_refused(tight: Served) -> None:
     answer = raw(tight, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 200_000)
-    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "headers_too_large"
 
 
 def test_half_a_request_is_closed(tight: Served) -> None:
@@ -272,6 +274,31 @@ def test_beyond_what_may_wait_it_says_when_to_come_back(tmp_path: Path) -> None:
         model.gate.set()
         thread.join(30)
         assert first[0].status_code == 200
+
+
+def test_who_would_wait_for_long_is_told_before_the_body_is_read(tmp_path: Path) -> None:
+    """A server with too much to do spends nothing on what it refuses."""
+    model = SlowModel()
+    with serving(tmp_path / "a.bank", model=model, thread_wait_s=0.05, coalesce_wait_s=0.01, body_wait_s=60) as served:
+        asked = {"model": "hash", "input": "x"}
+        answers: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(served.http.post("/v1/embeddings", json=asked)))
+            for _ in range(3)
+        ]
+        for number, thread in enumerate(threads, 1):  # two batches, and one that waits
+            thread.start()
+            until = time.monotonic() + 30
+            while served.server.service.embedding.requests < number and time.monotonic() < until:
+                time.sleep(0.01)
+            time.sleep(0.1)
+        with socket.create_connection(served.address, timeout=20) as connection:
+            connection.sendall(POST + b"Content-Length: 1000\r\n\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 429")
+        model.gate.set()
+        for thread in threads:
+            thread.join(30)
+        assert [each.status_code for each in answers] == [200] * 3
 
 
 def test_who_would_wait_for_long_is_told_at_once(tmp_path: Path) -> None:

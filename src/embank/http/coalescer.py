@@ -58,8 +58,7 @@ class Coalescer(Generic[_T]):
 
     async def embed(self, texts: list[str]) -> Sequence[_T]:
         """One answer for each text, in their order. Raises what computing them alone would; `Refusal` (429)."""
-        if self._waited_s() > self._most_wait_s:
-            raise Refusal(429, "busy", "more texts wait to be embedded than soon can be: try again", retry_s=1)
+        self.check()
         loop = asyncio.get_running_loop()
         self.requests += 1
         waiting = _Waiting[_T](texts, loop.time())
@@ -69,6 +68,11 @@ class Coalescer(Generic[_T]):
         elif self._timer is None:
             self._timer = loop.call_later(self._wait_s, self._begin)
         return await waiting.answer
+
+    def check(self) -> None:
+        """Raise what `embed` would where the line is too long."""
+        if self._waited_s() > self._most_wait_s:
+            raise Refusal(429, "busy", "more texts wait to be embedded than soon can be: try again", retry_s=1)
 
     def _begin(self) -> None:
         if self._timer is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from embank.embed.detokenize import Detokenizer, tokenizer_file
 from embank.embed.model import CountsTokens
 from embank.embed.texts import checked_texts
+from embank.errors import EmbeddingFailed
 from embank.http.coalescer import Coalescer
 from embank.http.errors import Refusal
 from embank.pipeline import approximate_tokens
@@ -58,6 +59,11 @@ class Embedding:
         own = self._engine.models.own_name
         return (own or self._engine.config.section("embed").model, *self._settings.model_names)
 
+    def check(self) -> None:
+        """Raise the `Refusal` (429) that a small request would meet now, whatever its texts: it costs nothing yet."""
+        for each in self._coalescers.values():
+            each.check()
+
     async def embed(self, texts: list[str], kind: Kind) -> Embedded:
         """Vectors of `texts`, in their order; each counts as a text of `kind`."""
         checked_texts(texts)  # what is none must not fail those that share a batch with it
@@ -67,7 +73,10 @@ class Embedding:
             rows = await self._workers.run(self._compute, texts, kind)
         else:
             rows = await self._coalescer(kind).embed(texts)
-        return Embedded(np.stack([vector for vector, _ in rows]), sum(tokens for _, tokens in rows))
+        vectors = np.stack([vector for vector, _ in rows])
+        if not np.isfinite(vectors).all():  # JSON has no words for them
+            raise EmbeddingFailed("the model answered with values that are not finite")
+        return Embedded(vectors, sum(tokens for _, tokens in rows))
 
     async def texts_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts that rows of the model's own tokens stand for. `Refusal` where they can't be told."""

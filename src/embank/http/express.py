@@ -31,6 +31,8 @@ _JSON = b"application/json"
 class _Way(NamedTuple):
     route: str
     form: type[BaseModel]
+    check: Callable[[], None]
+    """Raises the `Refusal` of a server that has too much to do, before anything was done for the request."""
     answer: Callable[[Any], Awaitable[bytes]]
 
 
@@ -41,7 +43,9 @@ class Express:
         self._framework = app
         self._app: ASGIApp = app
         self._service = service
-        self._embeddings = _Way(_EMBEDDINGS, EmbeddingsAsked, lambda asked: embedded(service, asked))
+        self._embeddings = _Way(
+            _EMBEDDINGS, EmbeddingsAsked, service.embedding.check, lambda asked: embedded(service, asked)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         way = self._way(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -52,6 +56,7 @@ class Express:
         state = scope["state"]
         state["route"] = way.route
         state["key"] = self._service.guard.check(Request(scope), "read")
+        way.check()
         body, ended = await _body(receive)
         if ended["type"] == "http.disconnect":  # nobody is there to be answered
             return
@@ -77,7 +82,12 @@ class Express:
             name = path[len(_COLLECTION) : -len(_SEARCH)]
             if "/" not in name and 1 <= len(name) <= LONGEST_NAME:
                 service = self._service
-                return _Way("/collections/{name}/search", SearchAsked, lambda asked: searched(service, name, asked))
+                return _Way(
+                    "/collections/{name}/search",
+                    SearchAsked,
+                    service.workers.check,
+                    lambda asked: searched(service, name, asked),
+                )
         return None
 
 

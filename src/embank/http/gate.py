@@ -115,10 +115,6 @@ class _Passage:
             raise Refusal(
                 400, "ambiguous_length", "a body has either a Content-Length or a Transfer-Encoding", ends=True
             )
-        limit_bytes = self._service.settings.header_limit.resolve(1 << 20)
-        # The parser bounds what comes in piece by piece; a request that came in at once is measured here.
-        if sum(len(name) + len(value) for name, value in self._scope["headers"]) > limit_bytes:
-            raise Refusal(431, "headers_too_large", f"the headers have more than {limit_bytes} bytes")
         await self._intake.admit()
 
     async def _send(self, message: Message) -> None:

@@ -19,9 +19,10 @@ from embank.system.notify import ServiceManager
 
 try:
     import fastapi  # noqa: F401 -- whether it is there
+    import httptools  # noqa: F401
     from uvicorn import Config, Server
 except ImportError as error:
-    raise MissingExtra("fastapi" if error.name == "fastapi" else "uvicorn", "serve") from error
+    raise MissingExtra(error.name or "uvicorn", "serve") from error
 
 from embank.http.app import make_app
 from embank.http.heartbeat import Heartbeat
@@ -72,7 +73,6 @@ class BankServer(Server):
                 proxy_headers=False,
                 timeout_keep_alive=settings.keep_alive_s,
                 timeout_graceful_shutdown=settings.drain_s,
-                h11_max_incomplete_event_size=settings.header_limit.resolve(1 << 20),
                 ssl_certfile=None if settings.tls_cert is None else str(settings.tls_cert),
                 ssl_keyfile=None if settings.tls_key is None else str(settings.tls_key),
             )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
 
 from embank.client.openai import EmbeddingsAnswer, EmbeddingsAsked, ModelAnswer, ModelsAnswer
 from embank.http.errors import Refusal
@@ -45,7 +45,7 @@ async def embedded(service: Service, asked: EmbeddingsAsked) -> bytes:
         "model": asked.model,
         "usage": {"prompt_tokens": done.tokens, "total_tokens": done.tokens},
     }
-    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+    return to_json(answer)
 
 
 @router.get("/models", openapi_extra=needs("read"))
