@@ -85,7 +85,7 @@ class Express:
                 return _Way(
                     "/collections/{name}/search",
                     SearchAsked,
-                    service.workers.check,
+                    service.searches.check,
                     lambda asked: searched(service, name, asked),
                 )
         return None

@@ -28,14 +28,18 @@ def figures(service: Service) -> list[Figure]:
         _one("embank_documents", "Documents in all collections.", sum(info.documents for info in infos)),
         _one("embank_passages", "Passages in all collections.", sum(info.chunks for info in infos)),
         _one("embank_http_requests_in_flight", "Requests under way.", service.requests),
-        _one("embank_http_workers_busy", "Pieces of work in threads or waiting for one.", service.workers.busy),
+        _one(
+            "embank_http_workers_busy",
+            "Pieces of work in threads or waiting for one.",
+            service.workers.busy + service.searches.busy,
+        ),
         _one("embank_http_listeners", "Clients that listen to events.", service.listeners),
         _one("embank_jobs_running", "Long jobs under way or waiting.", service.jobs.running),
         _one("embank_draining", "1 while the service is being stopped.", int(service.draining)),
         _one(
             "embank_http_refused_busy_total",
             "Work refused because too much waited.",
-            service.workers.refused,
+            service.workers.refused + service.searches.refused,
             "counter",
         ),
         _one(

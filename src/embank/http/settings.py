@@ -45,7 +45,13 @@ class Settings(Section):
     keep_alive_s: int = Field(default=15, ge=1, description="seconds an idle connection stays open")
     drain_s: int = Field(default=30, ge=0, description="seconds that requests under way get to end on SIGTERM")
 
-    threads: int = Field(default=8, ge=1, le=256, description="requests worked on at once")
+    threads: int = Field(default=8, ge=1, le=256, description="requests worked on at once, but searches")
+    searches: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="searches worked on at once; by default half as many as processors: more are slower, all in all",
+    )
     waiting: int = Field(default=256, ge=0, description="requests that may wait for a thread; then 429")
     thread_wait_s: float = Field(
         default=2,

@@ -23,8 +23,8 @@ Slots = npt.NDArray[np.int64]
 Segment = tuple[mmap.mmap, Stored]
 """A mapping, and the records in it."""
 
-_BLOCK_BYTES = 65_536
-"""Of float32: stays in the second-level cache, and is less than what the allocator maps and unmaps every time."""
+_BLOCK_BYTES = 124 << 10
+"""Of float32: stays in the second-level cache, and is just less than what the allocator maps and unmaps every time."""
 
 _WHO = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)

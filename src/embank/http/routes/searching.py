@@ -44,7 +44,7 @@ async def searched(service: Service, name: str, asked: SearchAsked) -> bytes:
         }
         return to_json(answer)
 
-    return await service.workers.run(work)
+    return await service.searches.run(work)
 
 
 def found(collection: LocalCollection, asked: SearchAsked) -> Page:
