@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -104,7 +105,35 @@ def test_bytes_grow_with_the_counters_and_stop_there() -> None:
     assert counts.used_bytes() == full
 
 
-@pytest.mark.parametrize("value", [None, {}, {"total": 1, "floor": 0, "counters": [["a"]]}, {"total": "x"}])
+def test_what_it_holds_does_not_depend_on_what_was_counted() -> None:
+    """Counts that rise together and then part leave no room behind at each count that many once had."""
+    counts = SpaceSaving(2_000)
+    names = [f"{number:08}" for number in range(2_000)]
+    for name in names:
+        counts.add(name)
+    tracemalloc.start()
+    try:
+        for turn in range(200):
+            for name in names[turn * 10 :]:
+                counts.add(name)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A number for each count of some names, and the numbers themselves: no table of names.
+    assert grown < 100_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {"total": 1, "floor": 0, "counters": [["a"]]},
+        {"total": "x"},
+        {"total": 1, "floor": 0, "counters": [["a", 1 << 63, 0]]},
+        {"total": 1, "floor": 0, "counters": [["a", 1, 2]]},
+    ],
+)
 def test_what_is_no_counts_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"no counts|unpack|invalid literal"):
         SpaceSaving.from_dict(value, 3)
