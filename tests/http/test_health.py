@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.http.serving import serving
+from tests.waiting import until
 
 from embank.bank import Bank
 from embank.errors import ModelError, ModelNotFound
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 
 def test_alive_ready_and_healthy(served: Served) -> None:
-    until = time.monotonic() + 30
-    while served.http.get("/readyz").status_code != 200 and time.monotonic() < until:
-        time.sleep(0.01)
+    until(lambda: served.http.get("/readyz").status_code == 200, "it is ready")
     assert served.http.get("/livez").json()["status"] == "ok"
     assert served.http.get("/readyz").json() == {"status": "ok", "reasons": [], "checks": []}
     checks = served.http.get("/healthz").json()["checks"]
@@ -85,9 +83,8 @@ def test_it_is_ready_without_its_model_where_that_is_left_for_later(
 
     monkeypatch.setattr(Bank, "warm", warm_up)
     with serving(tmp_path / "a.bank", warm=warm) as served:
-        until = time.monotonic() + 30
-        while "not loaded yet" in (answer := served.http.get("/readyz")).text and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: "not loaded yet" not in served.http.get("/readyz").text, "it has tried to load its model")
+        answer = served.http.get("/readyz")
         assert (answer.status_code, "the weights are not there" in answer.text) == (status, warm)
 
 
@@ -139,9 +136,7 @@ def test_events_are_streamed_and_losses_told(tmp_path: Path) -> None:
         collection = served.bank.collection("c")
         for number in range(20):
             collection.add([f"text {number}"])
-        until = time.monotonic() + 30
-        while not [1 for name, data in seen if data.get("sequence") == 20] and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: any(data.get("sequence") == 20 for _, data in seen), "the last commit is told")
         served.server.stop()
         thread.join(30)
         assert not thread.is_alive(), "a listener does not hold up the end"

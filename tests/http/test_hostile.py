@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 from tests.http.serving import raw, serving
+from tests.waiting import until
 
 from embank.events.kinds import RequestAnswered
 from embank.http.protocol import BoundedProtocol
@@ -32,14 +33,6 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         tmp_path_factory.mktemp("tight") / "a.bank", header_wait_s=0.5, body_wait_s=0.5, keep_alive_s=1
     ) as running:
         yield running
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    """Wait until it is so."""
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
 
 
 # --- what is no JSON, and what JSON has no words for ------------------------------------------------------------------

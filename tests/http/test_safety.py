@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.http.serving import raw, serving
+from tests.waiting import until
 
 from embank.bank import open_bank
 from embank.errors import InvalidInput
@@ -59,13 +61,12 @@ def test_keys_come_and_go_without_a_restart(keyed: tuple[Served, dict[str, str]]
     book.revoke(key.id, now=3.0)
     assert served.http.get("/collections", headers=headers).status_code == 401
     admin = {"authorization": f"Bearer {tokens['admin']}"}
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
+
+    def is_on_record() -> bool:
         acts = served.http.get("/audit", headers=admin).json()["acts"]
-        if any(act["act"] == "keys" and key.id in act["detail"]["revoked"] for act in acts):
-            break
-    else:
-        raise AssertionError("the change of keys is not on record")
+        return any(act["act"] == "keys" and key.id in act["detail"]["revoked"] for act in acts)
+
+    until(is_on_record, "the change of keys is on record")
 
 
 def test_no_secret_is_kept(keyed: tuple[Served, dict[str, str]]) -> None:
@@ -246,17 +247,15 @@ def test_bodies_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
         assert answer.startswith((b"HTTP/1.1 429", b"HTTP/1.1 413"))
         assert b"memory.budget" in answer
         assert served.http.post("/v1/embeddings", json={"model": "hash", "input": "x"}).status_code == 200
-        assert served.server.service.admission.used_bytes == 0
+        until(lambda: served.server.service.admission.used_bytes == 0, "its memory is given back")
 
 
 def test_who_goes_away_in_the_middle_leaves_nothing_behind(served: Served) -> None:
     for _ in range(5):
         with socket.create_connection(served.address, timeout=20) as connection:
             connection.sendall(POST + b"Content-Length: 1000000\r\n\r\n{" + b" " * 100_000)
-    until = time.monotonic() + 30
-    while served.server.service.requests and time.monotonic() < until:
-        time.sleep(0.01)
-    assert served.server.service.admission.used_bytes == 0
+    until(lambda: not served.server.service.requests, "no request is left")
+    until(lambda: served.server.service.admission.used_bytes == 0, "their memory is given back")
 
 
 def test_beyond_what_may_wait_it_says_when_to_come_back(tmp_path: Path) -> None:
@@ -288,9 +287,7 @@ def test_who_would_wait_for_long_is_told_before_the_body_is_read(tmp_path: Path)
         ]
         for number, thread in enumerate(threads, 1):  # two batches, and one that waits
             thread.start()
-            until = time.monotonic() + 30
-            while served.server.service.embedding.requests < number and time.monotonic() < until:
-                time.sleep(0.01)
+            until(partial(lambda n: served.server.service.embedding.requests >= n, number), f"{number} requests")
             time.sleep(0.1)
         with socket.create_connection(served.address, timeout=20) as connection:
             connection.sendall(POST + b"Content-Length: 1000\r\n\r\n")
@@ -313,9 +310,7 @@ def test_who_would_wait_for_long_is_told_at_once(tmp_path: Path) -> None:
         ]
         for thread in threads:
             thread.start()
-        until = time.monotonic() + 30
-        while served.server.service.workers.busy < 2 and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: served.server.service.workers.busy >= 2, "both are at work")
         time.sleep(0.1)  # what the second one waits
         refused = served.http.post("/v1/embeddings", json=asked)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "busy")
@@ -368,9 +363,6 @@ def test_what_nobody_foresaw_tells_no_secrets(tmp_path: Path, caplog: pytest.Log
         answer = served.http.get("/collections")
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
         assert "secret" not in answer.text
-        until = time.monotonic() + 30
-        while "secret words" not in caplog.text and time.monotonic() < until:
-            time.sleep(0.01)  # the answer goes before the log
+        until(lambda: "secret words" in caplog.text, "the log, which comes after the answer")
         assert answer.json()["error"]["request_id"] in caplog.text
-        assert "secret words" in caplog.text
         del served.server.service.bank.collections

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 from tests.memory.conftest import Govern
-from tests.memory.machine import MB, Cache, Machine, StillClock, until
+from tests.memory.machine import MB, Cache, Machine, StillClock
+from tests.waiting import until
 
 from embank.errors import BudgetExceeded, InvalidInput
 from embank.events.kinds import (

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.memory.conftest import Govern
-from tests.memory.machine import MB, Cache, Machine, StillClock, until
+from tests.memory.machine import MB, Cache, Machine, StillClock
+from tests.waiting import until
 
 from embank.events.kinds import Event, MemorySampled
 from embank.events.stream import Stream

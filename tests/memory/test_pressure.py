@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.memory.conftest import Govern
-from tests.memory.machine import MB, Cache, Machine, StillClock, until
+from tests.memory.machine import MB, Cache, Machine, StillClock
+from tests.waiting import until
 
 from embank.events.kinds import PressureReported
 from embank.events.stream import Stream

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.memory.machine import until
+from tests.waiting import until
 
 import embank
 from embank.bank import open_bank
