@@ -153,3 +153,10 @@ def test_the_openapi_describes_every_route_with_its_scope(served: Served) -> Non
     assert {each["x-embank-scope"] for each in operations} == {"nothing", "read", "write", "admin"}
     assert not [each for each in operations if "422" in each["responses"]]
     assert described["components"]["schemas"]["SearchAsked"]["examples"]
+
+
+def test_the_caches_are_told_and_emptied_by_hand(served: Served) -> None:
+    assert served.http.post("/v1/embeddings", json={"model": "hash", "input": "to be kept"}).status_code == 200
+    assert served.http.get("/cache").json()["embeddings"]["entries"] >= 1
+    assert served.http.post("/cache/clear").json()["freed_bytes"] > 0
+    assert served.http.get("/cache").json()["embeddings"]["entries"] == 0

@@ -23,6 +23,13 @@ def monitors() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "embank-monitor"]
 
 
+def cached(bank: embank.Bank) -> int:
+    """Vectors in the cache."""
+    stats = bank.cache().embeddings
+    assert stats is not None
+    return stats.entries
+
+
 def test_a_bank_is_watched_from_opening_to_close(tmp_path: Path) -> None:
     before = len(monitors())
     with embank.open(tmp_path / "bank", model=HashModel()) as bank:
@@ -145,11 +152,14 @@ def test_a_jump_of_memory_has_every_consumer_of_the_bank_asked(tmp_path: Path) -
     ):
         hoard = Hoard()
         bank._engine.governor.register(hoard)
+        bank.collection().add(["a text"])
+        assert cached(bank) == 1
         leak: list[bytearray] = []
         for size in (0, 0, 0, 0, 12_000_000, 0):
             with bank.track("own"):
                 leak.append(bytearray(os.urandom(1) * size))
         (jump,) = events.drain(wait_s=0.0)
+        assert cached(bank) == 0
     assert isinstance(jump, MemoryJumped)
     assert jump.operation == "own"
     assert jump.rise_bytes > 5_000_000
