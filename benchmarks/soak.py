@@ -16,7 +16,8 @@ recoveries_failed         `MemoryRecovered` events that were not ok, and recover
 
 20,000 operations a budget by default: some five minutes each on two cores. `--ops 1000000` and `--hours 24` (without
 --ops: as many as come) are the long forms. `--out FOLDER` keeps the samples as JSON lines, the highest of each second
-and every one above the budget; `--chart FILE.svg` draws them, with the length of the run in its title.
+and every one above the budget; `--chart FILE.svg` draws them and what was held right after each release, with the
+length of the run in its title.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def detail_of(seen: Seen) -> dict[str, Any]:
         **{key: value for key, value in seen.summary.items() if key != "memory"},
         "ops_per_s": seen.ops_per_s,
         "documents": seen.documents,
+        "quiet": thinned(seen.quiet),
         "growth": None if seen.growth is None else asdict(seen.growth),
         "busy_growth": None if seen.busy_growth is None else asdict(seen.busy_growth),
         "hertz": seen.looks / max(seen.seconds, 1e-9),
@@ -114,7 +116,7 @@ def progress(budget: str) -> Callable[[Seen, int | None], None]:
 
 
 def chart(runs: dict[str, Seen], corpus: str, target: Path) -> None:
-    """Memory over time, a panel a budget."""
+    """Memory over the operations, a panel a budget."""
     from benchmarks.chart import drawing
 
     ops = {seen.ops for seen in runs.values()}
@@ -123,15 +125,18 @@ def chart(runs: dict[str, Seen], corpus: str, target: Path) -> None:
     with drawing(target, rows=len(runs), size=(8, 1.2 + 2 * len(runs))) as panels:
         panels[0].set_title(f"Soak on {corpus}: {length}, {seconds / 60:.0f} minutes in all, sampled at 100 Hz")
         for axes, (budget, seen) in zip(panels, runs.items(), strict=True):
-            at, held = zip(*thinned(seen.seconds_and_peaks()), strict=True)
-            axes.plot(at, [each / MB for each in held], linewidth=0.8, label="anonymous + shared, highest")
             axes.axhline(Size(budget).resolve(0) / MB, color="tab:red", label=f"budget {budget}")
+            for label, points in (
+                ("anonymous + shared, highest", seen.ops_and_peaks()),
+                ("of it unmanaged, right after a release", seen.quiet),
+            ):
+                axes.plot(*zip(*thinned(points), strict=True), linewidth=0.8, label=label)
             axes.set(ylabel="MB", ylim=(0, None), xlim=(0, None))
             axes.legend(loc="lower right")
-        panels[-1].set_xlabel("seconds")
+        panels[-1].set_xlabel("operations")
 
 
-def thinned(points: Iterable[tuple[float, int]], *, most: int = 800) -> list[tuple[float, int]]:
+def thinned(points: Iterable[tuple[int, float]], *, most: int = 800) -> list[tuple[int, float]]:
     """At most so many points: of neighbours the highest stands."""
     listed = list(points)
     step = -(-len(listed) // most) or 1

@@ -65,9 +65,9 @@ class Seen:
     def ops_per_s(self) -> float:
         return float(self.summary["ops"] / max(self.summary["seconds"], 1e-9))
 
-    def seconds_and_peaks(self) -> Iterator[tuple[float, int]]:
-        """The highest of each second, in order."""
-        return ((sample.seconds, sample.held_bytes) for _, sample in sorted(self.peaks.items()))
+    def ops_and_peaks(self) -> Iterator[tuple[int, float]]:
+        """The highest of each second in megabytes, in order, with the operation that it was seen in."""
+        return ((sample.op, sample.held_bytes / MB) for _, sample in sorted(self.peaks.items()))
 
     def look(self, sample: Sample, since_s: float) -> None:
         """Take a sample in."""
