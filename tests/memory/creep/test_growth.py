@@ -32,7 +32,9 @@ def test_everything_is_kept_once_more_ever_sparser() -> None:
     history = History(32)
     for number in range(1_000):
         history.add(reading(number))
-    whole, recent, later = history.windows(8)
+    whole, half, recent, later = history.windows(8)
+    assert whole[-len(half) :] == half
+    assert len(half) == len(whole) // 2
     assert (len(recent), len(later)) == (32, 16)
     assert recent[-16:] == later
     assert len(whole) <= 32

@@ -219,6 +219,23 @@ def test_more_than_a_megabyte_in_each_of_two_hundreds_breaks_the_contract_and_a_
     assert [type(each) for each in twice.heard] == [CreepSuspected]
 
 
+def test_a_rise_back_to_what_a_recovery_gave_back_breaks_no_contract_and_growth_beyond_it_does() -> None:
+    process = Process(held=60 * MB)
+    creep = process.watch()
+    work(creep, 400, lambda _: None)
+
+    def given_back_and_taken_up_again(number: int) -> None:
+        process.held = (60 - 10 * (number % 400 < 20) - 5 * (number % 400 < 150)) * MB
+
+    work(creep, 2_000, given_back_and_taken_up_again)
+    assert not process.said(CreepSuspected)
+    assert creep.report().most_per_1000 == creep.report().most_per_100 == 0
+    process.held = 54 * MB
+    work(creep, 500, lambda _: leak(process, 30 * KB))
+    assert creep.report().most_per_1000 == pytest.approx(9 * MB, abs=MB)
+    assert {each.reason for each in process.said(CreepSuspected) if isinstance(each, CreepSuspected)} == {"contract"}
+
+
 # -- warm-up and baseline --------------------------------------------------------------------------------------------
 
 
@@ -228,6 +245,33 @@ def test_what_the_first_operations_of_a_kind_take_is_not_counted_whenever_it_beg
     work(creep, 1_000, lambda number: leak(process, 20 * MB if number == 3 else 0))
     work(creep, 1_000, lambda number: leak(process, MB if number < 60 else 0), kind="search")
     assert not process.heard
+    assert creep.report().growth_bytes == 0
+
+
+def test_a_rare_kind_does_not_warm_up_for_ever() -> None:
+    process = Process()
+    creep = process.watch()
+    work(creep, 200, lambda _: None)
+    for _ in range(15):  # each begins high and ends low, and what it gave back is taken up again by others
+        work(creep, 1, lambda _: leak(process, -3 * MB), kind="compact")
+        work(creep, 999, lambda number: leak(process, 3 * MB if number == 50 else 0))
+    assert creep.report().growth_bytes == 0
+    for _ in range(40):
+        work(creep, 1, lambda _: leak(process, 2 * MB), kind="compact")
+        work(creep, 999, lambda _: None)
+    assert creep.report().growth_bytes == 80 * MB
+    assert process.said(CreepSuspected)
+
+
+def test_what_a_warm_up_gives_back_is_not_held_against_those_who_take_it_up_again() -> None:
+    process = Process()
+    creep = process.watch()
+    work(creep, 300, lambda _: None)
+    for _ in range(10):
+        work(creep, 5, lambda number: leak(process, -4 * MB if number == 2 else 0), kind="compact")
+        work(creep, 50, lambda number: leak(process, 80 * KB))
+    work(creep, 300, lambda _: None)
+    assert not process.said(CreepSuspected)
     assert creep.report().growth_bytes == 0
 
 

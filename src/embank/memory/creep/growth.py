@@ -121,9 +121,14 @@ class History:
         return _unpacked(self._recent[place])
 
     def windows(self, least: int) -> Iterator[list[Point]]:
-        """What creep is sought in, the shortest last: everything, the latest points, and the later half of these."""
-        if self._stride > 1 and len(self._whole) >= least:
-            yield [_unpacked(kept) for kept in self._whole]
+        """What creep is sought in: everything and the later half of it, the latest points and the later half of these.
+
+        A leak that began late is lost in all that went before it, and may be single steps in the latest points alone.
+        """
+        whole = self._whole if self._stride > 1 else []
+        for part in (whole, whole[-(len(whole) // 2) :]):
+            if len(part) >= least:
+                yield [_unpacked(kept) for kept in part]
         recent = self.recent()
         if len(recent) >= least:
             yield recent
@@ -137,6 +142,10 @@ class History:
         mark = _operations(self._recent[-1]) - operations
         found = next((kept for kept in reversed(self._recent) if _operations(kept) <= mark), None)
         return None if found is None else _unpacked(found)
+
+    def most_own_bytes(self, operations: int) -> int:
+        """The most that the process held at one of the recent points until so many operations were done; 0 for none."""
+        return max((_own_bytes(kept) for kept in self._recent if _operations(kept) <= operations), default=0)
 
     def _keep(self, point: Point) -> None:
         self._part = point if self._part is None else self._part.merged(point)
@@ -155,6 +164,10 @@ class History:
 
 def _operations(kept: bytes) -> int:
     return int.from_bytes(kept[:8], "little", signed=True)
+
+
+def _own_bytes(kept: bytes) -> int:
+    return int.from_bytes(kept[16:24], "little", signed=True)
 
 
 def rise(operations: Sequence[int], values: Sequence[int], *, least_bytes: int, confidence: float) -> float | None:

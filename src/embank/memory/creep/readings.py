@@ -103,13 +103,14 @@ class Readings:
                 self._shift(before, after)
 
     def _shift(self, before: Raw, now: Raw) -> None:
+        """What was given back meanwhile counts: else whoever takes it up again would seem to have grown by it."""
         warmed = self._warmed
         used = None
         if None not in (warmed.used_bytes, before.used_bytes, now.used_bytes):
-            used = (warmed.used_bytes or 0) + (now.used_bytes or 0) - (before.used_bytes or 0)
+            used = (warmed.used_bytes or 0) + max((now.used_bytes or 0) - (before.used_bytes or 0), 0)
         self._warmed = Raw(
-            warmed.own_bytes + now.own_bytes - before.own_bytes,
-            warmed.level_bytes + now.level_bytes - before.level_bytes,
+            warmed.own_bytes + max(now.own_bytes - before.own_bytes, 0),
+            warmed.level_bytes + max(now.level_bytes - before.level_bytes, 0),
             used,
         )
 

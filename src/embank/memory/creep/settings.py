@@ -17,7 +17,8 @@ class Settings(Section):
     """Memory is read at the end of every so-many-th operation."""
 
     warmup_operations: int = Field(default=100, ge=0)
-    """Memory that the first so many operations of a kind take is not counted: libraries, models, arenas, buffers."""
+    """Memory that the first so many operations of a kind take is not counted: libraries, models, arenas, buffers.
+    A rare kind has warmed up once ten times as many of all kinds have ended."""
 
     least_points: int = Field(default=64, ge=16)
     """Below so many points (each the least of two readings) there is not enough data for a trend."""

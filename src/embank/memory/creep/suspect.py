@@ -1,8 +1,9 @@
 """When the growth of memory over operations is suspected to be creep: a trend, or a broken contract.
 
-Looks at the points of a `History` in each measure. A trend must be found in two looks in a row. After a suspicion the
-next one of its sort comes when memory has grown as much again over the baseline, so that a leak that nobody mends is
-told a handful of times over months, not every minute. Numbers only; not thread-safe.
+Looks at the points of a `History` in each measure. A trend must be found in two looks in a row. A rise back to what was
+held before breaks no contract: what a recovery gives back is taken up again. After a suspicion the next one of its sort
+comes when memory has grown as much again over the baseline, so that a leak that nobody mends is told a handful of times
+over months, not every minute. Numbers only; not thread-safe.
 """
 
 from __future__ import annotations
@@ -117,23 +118,28 @@ class Suspect:
         if hundred is None or len(history) < 2:
             return None
         now = history.at(-2).merged(history.at(-1))
-        grown = _grown(hundred, now)
+        grown = self._grown(hundred, now)
         self.most_per_100 = max(self.most_per_100, grown)
         since = None
         # A single burst is the jump's affair; two hundreds in a row are none.
-        if two is not None and min(grown, _grown(two, hundred)) > self._contract.per_100:
+        if two is not None and min(grown, self._grown(two, hundred)) > self._contract.per_100:
             since = two
         if thousand is not None:
-            self.most_per_1000 = max(self.most_per_1000, _grown(thousand, now))
-            if _grown(thousand, now) > self._contract.per_1000:
+            over_thousand = self._grown(thousand, now)
+            self.most_per_1000 = max(self.most_per_1000, over_thousand)
+            if over_thousand > self._contract.per_1000:
                 since = thousand
         if since is None:
             return None
         points = tuple(point for point in history.recent() if point.operations >= since.operations)
-        rate = _grown(since, now) / max(points[-1].operations - since.operations, 1)
+        rate = self._grown(since, now) / max(points[-1].operations - since.operations, 1)
         return Found("contract", points, rate)
 
+    def _grown(self, before: Point, after: Point) -> int:
+        """Growth that was there.
 
-def _grown(before: Point, after: Point) -> int:
-    """Growth that was there: a consumer that lets go of bytes that the process keeps, or that a child held, is none."""
-    return min(after.level_bytes - before.level_bytes, after.own_bytes - before.own_bytes)
+        A consumer that lets go of bytes that the process keeps, or that a child held, is none. Neither is a rise back
+        to what the process had held at any of the recent points until `before`.
+        """
+        grown = min(after.level_bytes - before.level_bytes, after.own_bytes - before.own_bytes)
+        return grown if grown <= 0 else min(grown, after.own_bytes - self._history.most_own_bytes(before.operations))

@@ -5,9 +5,10 @@
 
 At the end of every n-th operation the process's anonymous memory is read. What counts is *old unmanaged* memory: less
 what consumers say they hold, and the least of two readings. What the first operations of a kind take (lazy imports,
-models, arenas, buffers) is its warm-up and is not counted, whenever the kind begins; what others take while such an
-operation is under way is lost with it, which is bounded by the number of kinds. The baseline is the level after the
-first warm-up, and nothing ever moves it: a recovery that did would hide creep.
+models, arenas, buffers) is its warm-up and is not counted, whenever the kind begins, but not for long: a kind that is
+rare has warmed up once ten times as many operations of all kinds have ended. What others take while such an operation
+is under way is lost with it, which is bounded by the number of kinds. The baseline is the level after the first
+warm-up, and nothing ever moves it: a recovery that did would hide creep.
 
 Two alarms. A rise of more than 5 MB within 10 operations is a *jump*: the recovery handed in is called at once, in the
 thread whose operation ended. Growth that goes on (`growth.py`), or that breaks the contract (1 MB in each of two
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from embank.memory.creep.settings import Settings
 
 _log = get_logger(__name__)
+
+_WARM_UP_SPAN = 10
+"""Times the operations of a warm-up: so long a rare kind is given, in operations of all kinds."""
 
 OTHER = "other"
 """Kinds beyond those that are told apart."""
@@ -159,6 +163,8 @@ class Creep:
         self._number: dict[str, int] = {}
         self._kinds: list[str] = []
         self._counts: list[int] = []
+        self._since: list[int] = []
+        """How many operations had ended when each kind began."""
         self._operations = self._next = self._untold = 0
         self._readings = Readings(
             read=self._read, managed_bytes=self._managed_bytes, free=self._free, clock=self._clock
@@ -182,14 +188,19 @@ class Creep:
         number = self._number[kind] = len(self._kinds)
         self._kinds.append(kind)
         self._counts.append(0)
+        self._since.append(self._operations)
         return number
+
+    def _warms(self, number: int) -> bool:
+        """Whether the kind of that number has not yet warmed up."""
+        warmup = self._settings.warmup_operations
+        return self._counts[number] < warmup and self._operations - self._since[number] < _WARM_UP_SPAN * warmup
 
     def _begun(self, kind: str) -> None:
         """Of kinds that warm up: what grew before this operation is not its own, and counts."""
         with self._lock:
             known, number = self._known.get(kind), self._number.get(kind)
-            done = 0 if number is None else self._counts[number]
-            if known is not None and done >= self._settings.warmup_operations:
+            if known is not None and number is not None and not self._warms(number):
                 known.begun = None  # it need not ask any more
                 return
         if not self._closed and self._looking.acquire(blocking=False):
@@ -208,9 +219,9 @@ class Creep:
             number = self._number.get(kind)
             if number is None:  # marked by an operation of before a fork
                 number = self._enter(kind)
+            warms = self._warms(number)
             self._counts[number] += 1
             self._operations += 1
-            warms = self._counts[number] <= self._settings.warmup_operations
             if self._operations < self._next and not warms:
                 return
             self._next = self._operations + self._settings.every_operations
