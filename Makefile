@@ -38,7 +38,7 @@ test: $(VENV)/.embank $(VENV)/.models $(VENV)/.engines ## run the tests, a file 
 check: lint test ## everything that CI runs: lint, format, types, import contracts, tests
 
 proof: $(VENV)/.embank $(VENV)/.models ## what is promised, seen from outside: a soak, a real container limit, kills and power cuts
-	@$(PY) -m benchmarks.soak --strict --budget 192MB
+	@$(PY) -m benchmarks.soak --strict --ops 100000 --budget 192MB
 	@$(PY) -m benchmarks.container --strict within
 	@$(PY) -m tests.crash --rounds 1000
 	@$(PY) -m tests.crash --power-cut --rounds 200
