@@ -56,7 +56,7 @@ format: $(VENV)/.embank ## format the code, and fix what lint can fix by itself
 bench: setup-full ## measure everything against its marks and draw the charts in docs/figures
 	@$(PY) -m benchmarks.spine --json
 	@$(PY) -m benchmarks.embed --json
-	@$(PY) -m benchmarks.soak --json
+	@$(PY) -m benchmarks.soak --json --ops 100000 --chart docs/figures/soak.svg
 	@$(PY) -m benchmarks.container --json --chart docs/figures/container.svg
 	@$(PY) -m benchmarks.overhead --json
 	@$(PY) -m benchmarks.leaks --json
@@ -64,6 +64,8 @@ bench: setup-full ## measure everything against its marks and draw the charts in
 	@$(PY) -m benchmarks.index --json
 	@$(PY) -m benchmarks.million --json
 	@$(PY) -m benchmarks.stats --json
+	@$(PY) -m benchmarks.search --json
+	@$(PY) -m benchmarks.serve --json
 	@$(PY) -m benchmarks.overload --json
 	@$(PY) -m benchmarks.chart
 
