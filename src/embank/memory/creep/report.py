@@ -35,8 +35,9 @@ class CreepReport:
     """How memory stands after the operations so far.
 
     `growth_bytes` is old unmanaged memory over the baseline (None before the warm-up ended). `most_per_100` and
-    `most_per_1000` are the most that it ever grew over so many operations; `keeps_contract` tells whether that was
-    tolerable. It is by the thousand alone, for a single burst is none, and None before a thousand were seen.
+    `most_per_1000` are the most that it ever grew over so many operations, beyond what was held before;
+    `keeps_contract` tells whether that was tolerable. It is by the thousand alone, for a single burst is none, and None
+    before a thousand were seen.
     `untold_calls` asked to track a kind beyond those that are told apart.
     `trend` is by operations, `seconds_to_limit` by time. `unavailable` says why nothing can be told, if so.
     """
